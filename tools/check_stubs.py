@@ -1,0 +1,29 @@
+"""Compare the hand-written stubs of the extensions with what was built (mypy's stubtest)."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+modules = sorted(f"_fastproc.{p.stem}" for p in Path("src/_fastproc").glob("*.pyx"))
+missing = [m for m in modules if not Path("src", *m.split(".")).with_suffix(".pyi").exists()]
+if missing:
+    sys.exit(f"no stub for {', '.join(missing)}")
+# Cython adds these to every module and class.
+ignored = r""".*\.__(pyx_capi|test|reduce_cython|setstate_cython|reduce|setstate)__
+"""
+allow = Path(".venv/stubtest-allow.txt") if Path(".venv").is_dir() else Path("stubtest-allow.txt")
+allow.write_text(ignored)
+sys.exit(
+    subprocess.call(
+        [
+            sys.executable,
+            "-m",
+            "mypy.stubtest",
+            "--ignore-positional-only",
+            "--ignore-unused-allowlist",
+            "--allowlist",
+            str(allow),
+            *modules,
+        ]
+    )
+)
