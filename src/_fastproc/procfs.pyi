@@ -1,0 +1,25 @@
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SOURCES: tuple[str, ...]  # names of the places of PROC's field "err"
+PROC_BYTES: int
+THREAD_BYTES: int
+PRINT_BYTES: int
+
+def scan(
+    procfd: int,  # of /proc
+    rows: NDArray[np.uint8],  # (P * PROC_BYTES,) with "pid" set; overwritten
+    ours: bool,  # its pids are those of our own pid namespace
+    keep: int,  # how many descriptors may stay open
+) -> tuple[bytes, bytes]: ...  # arena, threads of THREAD_BYTES each
+def fingerprints(
+    leaderfds: NDArray[np.int32],  # (N,)
+    dirfds: NDArray[np.int32],  # (N,)
+    prints: NDArray[np.uint8],  # (N * PRINT_BYTES,), overwritten
+    errors: NDArray[np.int32],  # (N,) errno, 0 where read; overwritten
+) -> None: ...
+def read_faults(dirfd: int) -> int: ...  # min_flt + maj_flt, OSError
+def parse_stat(text: bytes) -> dict[str, Any]: ...  # ValueError
+def parse_status(text: bytes) -> dict[str, Any]: ...  # ValueError
