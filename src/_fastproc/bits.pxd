@@ -126,4 +126,5 @@ cdef struct pidfd_info:
 
 # kcmp(2). Source: Linux v6.18, include/uapi/linux/kcmp.h.
 cdef enum:
+    KCMP_FILE = 0
     KCMP_VM = 1

@@ -27,6 +27,8 @@ cdef enum:
     K_HUGETLB
     K_SWAP
     K_DEVICE
+    # Not in the schema: anonymous, and no other address space mapped it when it was seen.
+    K_LONE
     N_KINDS
 
 cdef uint64_t SWAP_KEY = <uint64_t>1 << 63
@@ -243,6 +245,8 @@ cdef class FrameIndex:
                     frame_kind = K_KSM
                 elif shared:
                     frame_kind = K_DEVICE
+                elif pm_exclusive(entry):
+                    frame_kind = K_LONE
                 else:
                     frame_kind = K_ANON
                 shy = not pm_exclusive(entry)
@@ -258,8 +262,10 @@ cdef class FrameIndex:
                 c = 1 + frame_kind
             elif self.classes[c].born == self.visit_id:
                 continue  # this region maps the frame twice (KSM does that)
-            elif self.classes[c].kind != frame_kind:
+            elif self.classes[c].kind != frame_kind or frame_kind == K_LONE:
                 # The frame was freed and is something else now: who had it, had another page.
+                # So too if one of the two had it alone: an address space that is older than
+                # both sightings does not come to share another's anonymous page.
                 self.replaced_ += 1
                 c = 1 + frame_kind
             parent = &self.classes[c]
@@ -417,9 +423,10 @@ cdef class FrameIndex:
                 if self.classes[i].n_runs == 0 or self.classes[i].frames <= 0:
                     continue
                 ids_[k] = i
-                kinds_[k] = self.classes[i].kind
+                kinds_[k] = K_ANON if self.classes[i].kind == K_LONE else self.classes[i].kind
                 frames_[k] = self.classes[i].frames
-                shy_[k] = self.classes[i].shy
+                # A hint: of a frame that left, nobody knows whether it was among them.
+                shy_[k] = min(self.classes[i].shy, self.classes[i].frames)
                 for j in range(self.classes[i].n_runs):
                     runs_[0, at] = self.classes[i].runs[j].kind
                     runs_[1, at] = self.classes[i].runs[j].first

@@ -73,8 +73,10 @@ def read_all(int fd, Py_ssize_t hint=65536):
 
 
 cdef inline const char* _hex(const char* p, const char* end, uint64_t* value) noexcept nogil:
+    # Returns where the digits end; p itself if there is none, or more than 64 bits of them.
     cdef:
         uint64_t v = 0
+        const char* begin = p
         char c
     while p < end:
         c = p[0]
@@ -86,13 +88,19 @@ cdef inline const char* _hex(const char* p, const char* end, uint64_t* value) no
             break
         p += 1
     value[0] = v
-    return p
+    return p if p - begin <= 16 else begin
 
 
 cdef inline const char* _decimal(const char* p, const char* end, uint64_t* value) noexcept nogil:
-    cdef uint64_t v = 0
+    # As _hex.
+    cdef:
+        uint64_t v = 0, digit
+        const char* begin = p
     while p < end and 48 <= p[0] <= 57:
-        v = v * 10 + <uint64_t>(p[0] - 48)
+        digit = <uint64_t>(p[0] - 48)
+        if v > (~<uint64_t>0 - digit) // 10:
+            return begin
+        v = v * 10 + digit
         p += 1
     value[0] = v
     return p
@@ -125,10 +133,16 @@ cdef const char* _parse_line(const char* p, const char* end, Line* line) noexcep
     line.prot = 0
     if p[0] == 114:
         line.prot |= PROT_R
+    elif p[0] != 45:
+        return NULL
     if p[1] == 119:
         line.prot |= PROT_W
+    elif p[1] != 45:
+        return NULL
     if p[2] == 120:
         line.prot |= PROT_X
+    elif p[2] != 45:
+        return NULL
     if p[3] == 115:
         line.prot |= SHARED
     elif p[3] != 112:
@@ -147,10 +161,12 @@ cdef const char* _parse_line(const char* p, const char* end, Line* line) noexcep
     q = _hex(p, end, &minor)
     if q == p or q >= end or q[0] != 32:
         return NULL
+    if (major | minor) >> 32:
+        return NULL
     line.dev = (major << 32) | minor
     p = q + 1
     q = _decimal(p, end, &line.inode)
-    if q == p or q >= end:
+    if q == p or q >= end or (q[0] != 32 and q[0] != 10):
         return NULL
     p = q
     while p < end and p[0] == 32:
@@ -172,14 +188,24 @@ cdef inline bint _begins(Line* line, const char* name, Py_ssize_t n) noexcept no
     return line.path_len >= n and memcmp(line.path, name, n) == 0
 
 
-cdef uint8_t _kind(Line* line, uint64_t shm_dev) noexcept nogil:
+cdef uint8_t _kind(
+    Line* line, uint64_t shm_dev, const uint64_t* huge_devs, int n_huge
+) noexcept nogil:
     # A name in brackets is the kernel's only where no file is mapped: a file's path is its
     # owner's choice.
+    cdef int i
     if line.dev or line.inode:
+        # Shared anonymous memory has no name but what each process gives its own mapping
+        # (PR_SET_VMA_ANON_NAME, "[anon_shmem:...]"): it is one object under all of them.
         if line.dev == shm_dev and (
             _begins(line, b"/SYSV", 5) or _is(line, b"/dev/zero (deleted)", 19)
+            or _begins(line, b"[anon_shmem:", 12)
         ):
             return SHM
+        if _begins(line, b"/SYSV", 5):  # SHM_HUGETLB: its inode number is a shmid too
+            for i in range(n_huge):
+                if line.dev == huge_devs[i]:
+                    return SHM
         return FILE
     if line.path_len == 0 or _begins(line, b"[anon:", 6):
         return ANON
@@ -234,10 +260,17 @@ cdef class VmaTable:
         dict objects
         list object_rows
         uint64_t shm_dev
+        uint64_t[16] huge_devs
+        int n_huge
 
-    def __cinit__(self, add_string, uint64_t shm_dev):
+    def __cinit__(self, add_string, uint64_t shm_dev, huge_devs=()):
         self.add_string = add_string
         self.shm_dev = shm_dev
+        if len(huge_devs) > 16:
+            raise ValueError(f"{len(huge_devs)} devices, not at most 16")
+        for dev in huge_devs:
+            self.huge_devs[self.n_huge] = dev
+            self.n_huge += 1
         self.objects = {}
         self.object_rows = []
         self.n_slots = 4096
@@ -407,7 +440,7 @@ cdef class VmaTable:
             if self.n == self.room:
                 self._grow(self.room * 2)
             row = self.n
-            kind = _kind(&line, self.shm_dev)
+            kind = _kind(&line, self.shm_dev, self.huge_devs, self.n_huge)
             if not (line.path_len == last_len and last_len >= 0
                     and memcmp(line.path, last_path, last_len) == 0):
                 last_string = -1

@@ -1,6 +1,6 @@
 """What the kernel tells of a namespace's descriptor, and which processes share an mm (kcmp)."""
 
-from libc.errno cimport ENOSYS, EPERM, ESRCH, errno
+from libc.errno cimport EPERM, ESRCH, errno
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy

@@ -5,7 +5,7 @@ Reading and parsing are apart: the parsers take bytes. ``scan`` fills one fixed 
 fixed length to an arena, all with the GIL released. Raises only OSError and ValueError.
 """
 
-from libc.errno cimport EBADMSG, EINTR, ENOENT, ENOMEM, ESRCH, errno
+from libc.errno cimport EAGAIN, EBADMSG, EINTR, ENOENT, ENOMEM, ESRCH, errno
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free
@@ -109,6 +109,7 @@ cdef extern from *:
 cdef enum:
     N_NS = 8
     MAX_CMDLINE = 4096  # bytes kept
+    EXEC_PATIENCE = 64  # reads of stat, 6 us each, before a half-made process is taken as it is
     MAX_FILE = 1 << 24  # bytes: 65536 groups of ten digits are under 1 MiB
 
 # As osmosis.schema.NAMESPACES.
@@ -256,12 +257,21 @@ cdef inline uint64_t _hash(const char* data, int64_t n) noexcept nogil:
 
 
 cdef int _read_stat(int dirfd, Buffer* b, Stat* s) noexcept nogil:
-    cdef int64_t n = _slurp(dirfd, b"stat", b, MAX_FILE)
+    cdef int64_t n
+    memset(s, 0, sizeof(Stat))
+    n = _slurp(dirfd, b"stat", b, MAX_FILE)
     if n < 0:
         return <int>n
     if n == 0:
         return -ESRCH
     return stat_of(b.data, n, s)
+
+
+cdef inline bint _half_made(Stat* s) noexcept nogil:
+    # load_elf_binary() (fs/binfmt_elf.c) sets start_code and start_stack last: 0 with an address
+    # space is a process in the middle of execve, whose exe is the new program's while its
+    # arguments are not there yet. 1 is what is shown where the layout is hidden.
+    return s.vsize != 0 and s.start_code != 1 and (s.start_code == 0 or s.start_stack == 0)
 
 
 cdef int _read_ns(int dirfd, uint64_t* ns) noexcept nogil:
@@ -457,6 +467,8 @@ cdef int _printing(int leaderfd, int dirfd, Buffer* b, Buffer* arena, Print* p) 
     failed = _read_stat(leaderfd, b, &s)
     if failed < 0:
         return failed
+    if _half_made(&s):
+        return -EAGAIN
     p.pid, p.start_time = s.pid, s.start_time
     if s.start_code <= 1:
         p.comm = _hash(b.data + s.comm_start, s.comm_size)
@@ -465,6 +477,8 @@ cdef int _printing(int leaderfd, int dirfd, Buffer* b, Buffer* arena, Print* p) 
         failed = _read_stat(dirfd, b, &own)
         if failed < 0:
             return failed
+        if _half_made(&own):
+            return -EAGAIN
         _mm_of(p, &own)
     n = _slurp(dirfd, b"status", b, MAX_FILE)
     if n < 0:
@@ -485,7 +499,7 @@ cdef void _one(
         Stat s
         Stat own
         int64_t n
-        int failed, fd, error = 0
+        int failed = 0, fd, error = 0, _attempt
         int32_t tid, tgid
         unsigned long long dev = 0, ino = 0
         unsigned int uid = 0, mode = 0
@@ -506,7 +520,10 @@ cdef void _one(
     r.dirfd = r.leaderfd = fd
 
     # First, and checked last by the caller: the fields of Print.
-    failed = _read_stat(fd, b, &s)
+    for _attempt in range(EXEC_PATIENCE):
+        failed = _read_stat(fd, b, &s)
+        if failed < 0 or not _half_made(&s):
+            break
     if failed == 0 and s.pid != pid:
         failed = -EBADMSG
     if failed < 0:

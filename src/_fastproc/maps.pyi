@@ -1,0 +1,33 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+def read_all(fd: int, hint: int = 65536) -> bytes: ...  # OSError
+
+class VmaTable:
+    def __init__(
+        self,
+        add_string: Callable[[bytes], int],  # number of a string, the same for the same
+        shm_dev: int,  # device of shared anonymous memory and SysV segments
+        huge_devs: tuple[int, ...] = ...,  # those of the kernel's own hugetlbfs mounts
+    ) -> None: ...
+    def __len__(self) -> int: ...
+    def add(
+        self,
+        text: bytes | NDArray[np.uint8],
+        mm: int,  # kept in column "mm"
+        ipc: int = -1,  # its ipc namespace
+    ) -> tuple[int, int]: ...  # first row, rows; ValueError with the line (bytes)
+    def rows(self, first: int, n: int) -> tuple[NDArray[Any], ...]: ...  # start, end (n,) u64;
+    # vma_kind, prot (n,) u8; kind, ordinal (n,) i32; ValueError
+    def set_counts(
+        self,
+        first: int,
+        counts: NDArray[np.int64],  # (n, 3) present, swapped, zero; ValueError
+    ) -> None: ...
+    def columns(self) -> dict[str, NDArray[Any]]: ...  # each (len(self),)
+    def kind_sizes(self) -> NDArray[np.int32]: ...  # (K,) VMAs of each kind
+    def object_table(self) -> list[tuple[int, int, int, int, int]]: ...  # FileKind, dev, inode,
+    # ipc, string

@@ -1,0 +1,442 @@
+"""All pairs that meet in a set, from sets written as spans. Opens no file.
+
+Column c is a set of places 0 .. n - 1, as disjoint spans, rising. A pair of spans is a
+rectangle of the n x n table, and a rectangle is four entries of its difference array: thousands
+of sets of thousands of members cost what their spans do. Tables are made in blocks of rows, so
+that memory stays bounded.
+"""
+from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdlib cimport free, malloc, qsort, realloc
+from libc.string cimport memset
+
+import numpy as np
+
+cdef int64_t BLOCK_ENTRIES = 1 << 23  # of the difference array: 64 MiB
+
+cdef struct Pair:
+    int32_t first
+    int32_t last
+
+
+cdef int _by_first(const void* a, const void* b) noexcept nogil:
+    cdef:
+        int32_t x = (<const Pair*>a).first
+        int32_t y = (<const Pair*>b).first
+    return (x > y) - (x < y)
+
+
+cdef int _check(const int64_t[::1] indptr, Py_ssize_t total) except -1:
+    cdef Py_ssize_t c
+    if indptr.shape[0] < 1 or indptr[0] != 0 or indptr[indptr.shape[0] - 1] != total:
+        raise ValueError("indptr does not divide the rows")
+    for c in range(indptr.shape[0] - 1):
+        if indptr[c + 1] < indptr[c]:
+            raise ValueError(f"indptr falls at {c}")
+    return 0
+
+
+cdef int _check_spans(
+    const int64_t[::1] indptr, const int32_t[::1] first, const int32_t[::1] last, Py_ssize_t n
+) except -1:
+    cdef Py_ssize_t c, i
+    if first.shape[0] != last.shape[0]:
+        raise ValueError("first and last are of different lengths")
+    _check(indptr, first.shape[0])
+    for c in range(indptr.shape[0] - 1):
+        for i in range(indptr[c], indptr[c + 1]):
+            if not 0 <= first[i] <= last[i] < n or (i > indptr[c] and first[i] <= last[i - 1]):
+                raise ValueError(f"span {i} is not within 0 .. {n - 1}, or not rising")
+    return 0
+
+
+def spans(
+    const int64_t[::1] indptr not None,
+    const int64_t[::1] low not None,
+    const int64_t[::1] high not None,
+    const int32_t[::1] holder not None,
+):
+    """Sets of holders as spans.
+
+    Parameters
+    ----------
+    indptr : (C + 1,) int64
+        Slices of set c: ``indptr[c]`` to ``indptr[c + 1]``.
+    low, high : (R,) int64
+        Slices ``holder[low:high]``; their union is the set.
+    holder : (H,) int32
+        Places; the answer is short where neighbours hold neighbouring places.
+
+    Returns
+    -------
+    (indptr, first, last)
+        (C + 1,) int64, (S,) int32, (S,) int32: disjoint spans, rising, not touching.
+        O(slices + pieces * log) where a piece is a stretch of *holder* that goes on by 0 or 1.
+    """
+    cdef:
+        Py_ssize_t n_sets = indptr.shape[0] - 1, n_holders = holder.shape[0], c, i
+        int64_t k, m, room = 1024, out_room = 1024, at = 0, start
+        Pair* pairs
+        Pair* out
+        void* grown
+        bint sorted_, failed = False
+    if low.shape[0] != high.shape[0]:
+        raise ValueError("low and high are of different lengths")
+    _check(indptr, low.shape[0])
+    for i in range(low.shape[0]):
+        if not 0 <= low[i] <= high[i] <= n_holders:
+            raise ValueError(f"slice {i} is not within the {n_holders} holders")
+    ends = np.empty(n_holders, np.int64)  # one past the piece that k is in
+    out_indptr = np.zeros(n_sets + 1, np.int64)
+    cdef:
+        int64_t[::1] end = ends, indptr_ = out_indptr
+    pairs = <Pair*>malloc(room * sizeof(Pair))
+    out = <Pair*>malloc(out_room * sizeof(Pair))
+    if pairs == NULL or out == NULL:
+        free(pairs)
+        free(out)
+        raise MemoryError
+    with nogil:
+        for k in range(n_holders - 1, -1, -1):
+            if k + 1 < n_holders and 0 <= <int64_t>holder[k + 1] - holder[k] <= 1:
+                end[k] = end[k + 1]
+            else:
+                end[k] = k + 1
+        for c in range(n_sets):
+            m = 0
+            sorted_ = True
+            for i in range(indptr[c], indptr[c + 1]):
+                k = low[i]
+                while k < high[i]:
+                    if m == room:
+                        room *= 2
+                        grown = realloc(pairs, room * sizeof(Pair))
+                        if grown == NULL:
+                            failed = True
+                            break
+                        pairs = <Pair*>grown
+                    pairs[m].first = holder[k]
+                    k = end[k] if end[k] < high[i] else high[i]
+                    pairs[m].last = holder[k - 1]
+                    if m and pairs[m].first < pairs[m - 1].first:
+                        sorted_ = False
+                    m += 1
+                if failed:
+                    break
+            if failed:
+                break
+            if not sorted_:
+                qsort(pairs, m, sizeof(Pair), _by_first)
+            if at + m > out_room:
+                out_room = 2 * (at + m)
+                grown = realloc(out, out_room * sizeof(Pair))
+                if grown == NULL:
+                    failed = True
+                    break
+                out = <Pair*>grown
+            start = at
+            for k in range(m):
+                if at > start and pairs[k].first <= out[at - 1].last + 1:
+                    if pairs[k].last > out[at - 1].last:
+                        out[at - 1].last = pairs[k].last
+                else:
+                    out[at] = pairs[k]
+                    at += 1
+            indptr_[c + 1] = at
+    free(pairs)
+    if failed:
+        free(out)
+        raise MemoryError
+    first = np.empty(at, np.int32)
+    last = np.empty(at, np.int32)
+    cdef int32_t[::1] first_ = first, last_ = last
+    for k in range(at):
+        first_[k] = out[k].first
+        last_[k] = out[k].last
+    free(out)
+    return out_indptr, first, last
+
+
+cdef void _rectangles(
+    int64_t* table,
+    Py_ssize_t n,
+    int64_t top,
+    int64_t bottom,
+    const int32_t* a_first,
+    const int32_t* a_last,
+    int64_t a_n,
+    const int32_t* b_first,
+    const int32_t* b_last,
+    int64_t b_n,
+    int64_t weight,
+) noexcept nogil:
+    # Add weight over (a x b), rows top .. bottom - 1, to a difference array of rows of n + 1.
+    cdef:
+        int64_t i, j, above, below
+        int64_t* row
+        int64_t* after
+    for i in range(a_n):
+        if a_last[i] < top:
+            continue
+        if a_first[i] >= bottom:
+            break
+        above = a_first[i] if a_first[i] > top else top
+        below = a_last[i] + 1
+        row = table + (above - top) * (n + 1)
+        for j in range(b_n):
+            row[b_first[j]] += weight
+            row[b_last[j] + 1] -= weight
+        if below < bottom:
+            after = table + (below - top) * (n + 1)
+            for j in range(b_n):
+                after[b_first[j]] -= weight
+                after[b_last[j] + 1] += weight
+
+
+cdef int64_t _size(const int32_t* first, const int32_t* last, int64_t n) noexcept nogil:
+    cdef int64_t i, total = 0
+    for i in range(n):
+        total += last[i] - first[i] + 1
+    return total
+
+
+def meeting_bits(
+    const int64_t[::1] a_indptr not None,
+    const int32_t[::1] a_first not None,
+    const int32_t[::1] a_last not None,
+    const int64_t[::1] b_indptr not None,
+    const int32_t[::1] b_first not None,
+    const int32_t[::1] b_last not None,
+    const int32_t[::1] place not None,
+):
+    """Which pairs (i, j) have a column c with i in a[c] and j in b[c].
+
+    Parameters
+    ----------
+    a_indptr, b_indptr : (C + 1,) int64
+    a_first, a_last, b_first, b_last : int32
+        Columns as spans, as ``spans`` gives them.
+    place : (n,) int32
+        Row and column of the answer for each place; a permutation.
+
+    Returns
+    -------
+    (n, (n + 63) // 64) uint64
+        Bit ``j & 63`` of word ``j >> 6``. O(n**2 + sum over columns of min(spans of a * spans of
+        b, members of a * n / 64)).
+    """
+    cdef:
+        Py_ssize_t n = place.shape[0], n_sets = a_indptr.shape[0] - 1, c, words = (n + 63) // 64
+        int64_t an, bn, rows, top, bottom, i, j, k, total
+        int64_t* table = NULL
+        uint64_t* mask = NULL
+        uint64_t* row
+        int64_t* line
+    if b_indptr.shape[0] != a_indptr.shape[0]:
+        raise ValueError("a and b have different numbers of columns")
+    _check_spans(a_indptr, a_first, a_last, n)
+    _check_spans(b_indptr, b_first, b_last, n)
+    if n and not np.array_equal(np.sort(place), np.arange(n)):
+        raise ValueError("place is not a permutation")
+    out = np.zeros((n, words), np.uint64)
+    if n == 0 or n_sets == 0 or a_first.shape[0] == 0 or b_first.shape[0] == 0:
+        return out
+    cdef uint64_t[:, ::1] bits = out
+    rows = BLOCK_ENTRIES // (n + 1)
+    rows = min(max(rows, 16), n)
+    table = <int64_t*>malloc((rows * (n + 1) + 1) * sizeof(int64_t))
+    mask = <uint64_t*>malloc(words * sizeof(uint64_t))
+    whole = np.zeros(n_sets, np.uint8)  # columns that are written as whole rows
+    cdef unsigned char[::1] whole_ = whole
+    if table == NULL or mask == NULL:
+        free(table)
+        free(mask)
+        raise MemoryError
+    with nogil:
+        for c in range(n_sets):
+            an = a_indptr[c + 1] - a_indptr[c]
+            bn = b_indptr[c + 1] - b_indptr[c]
+            if an == 0 or bn == 0:
+                whole_[c] = 1
+                continue
+            total = _size(&a_first[a_indptr[c]], &a_last[a_indptr[c]], an)
+            if 4 * an * bn <= total * words + 2 * words:
+                continue
+            whole_[c] = 1
+            memset(mask, 0, words * sizeof(uint64_t))
+            for k in range(b_indptr[c], b_indptr[c + 1]):
+                for j in range(b_first[k], b_last[k] + 1):
+                    mask[place[j] >> 6] |= <uint64_t>1 << (place[j] & 63)
+            for k in range(a_indptr[c], a_indptr[c + 1]):
+                for i in range(a_first[k], a_last[k] + 1):
+                    row = &bits[place[i], 0]
+                    for j in range(words):
+                        row[j] |= mask[j]
+        top = 0
+        while top < n:
+            bottom = min(top + rows, <int64_t>n)
+            memset(table, 0, (bottom - top) * (n + 1) * sizeof(int64_t))
+            for c in range(n_sets):
+                if whole_[c]:
+                    continue
+                _rectangles(
+                    table, n, top, bottom,
+                    &a_first[a_indptr[c]], &a_last[a_indptr[c]], a_indptr[c + 1] - a_indptr[c],
+                    &b_first[b_indptr[c]], &b_last[b_indptr[c]], b_indptr[c + 1] - b_indptr[c],
+                    1,
+                )
+            for i in range(top, bottom):
+                line = table + (i - top) * (n + 1)
+                if i > top:
+                    for j in range(n):
+                        line[j] += line[j - n - 1]
+                row = &bits[place[i], 0]
+                total = 0
+                for j in range(n):
+                    total += line[j]
+                    row[place[j] >> 6] |= <uint64_t>(total > 0) << (place[j] & 63)
+            top = bottom
+    free(table)
+    free(mask)
+    return out
+
+
+def meeting_sums(
+    const int64_t[::1] indptr not None,
+    const int32_t[::1] first not None,
+    const int32_t[::1] last not None,
+    const int64_t[::1] weight not None,
+    const int32_t[::1] place not None,
+):
+    """For each pair (i, j) the weight of all columns that both are in, as CSR.
+
+    Parameters
+    ----------
+    indptr, first, last
+        C columns as spans of places.
+    weight : (C,) int64
+        Not negative.
+    place : (n,) int32
+        Row and column of the answer for each place; a permutation.
+
+    Returns
+    -------
+    (indptr, indices, data)
+        (n + 1,) int64, (nnz,) int32, rising in each row, (nnz,) int64, none of them 0.
+        O(n**2 + sum over columns of spans**2).
+    """
+    cdef:
+        Py_ssize_t n = place.shape[0], n_sets = indptr.shape[0] - 1, c
+        int64_t rows, top, bottom, i, j, total, nnz = 0, width
+        int64_t* table = NULL
+    if weight.shape[0] != n_sets:
+        raise ValueError(f"{weight.shape[0]} weights of {n_sets} columns")
+    _check_spans(indptr, first, last, n)
+    if n and not np.array_equal(np.sort(place), np.arange(n)):
+        raise ValueError("place is not a permutation")
+    # What is not written to costs no memory.
+    indices, data = np.empty(n * n, np.int32), np.empty(n * n, np.int64)
+    order, out_indptr = np.argsort(place).astype(np.int32), np.zeros(n + 1, np.int64)
+    if n == 0 or first.shape[0] == 0:
+        return out_indptr, indices[:0], data[:0]
+    cdef:
+        int32_t[::1] indices_ = indices, from_ = order
+        int64_t[::1] data_ = data, indptr_ = out_indptr
+    width = n + 1
+    rows = min(max(BLOCK_ENTRIES // width, 16), n)
+    table = <int64_t*>malloc((rows * width + 1) * sizeof(int64_t))
+    if table == NULL:
+        raise MemoryError
+    # Rows are finished in the order of places; the answer wants its own order.
+    found = np.empty((n, 2), np.int64)
+    cdef int64_t[:, ::1] found_ = found
+    with nogil:
+        top = 0
+        while top < n:
+            bottom = min(top + rows, <int64_t>n)
+            memset(table, 0, (bottom - top) * width * sizeof(int64_t))
+            for c in range(n_sets):
+                if indptr[c + 1] > indptr[c]:
+                    _rectangles(
+                        table, n, top, bottom,
+                        &first[indptr[c]], &last[indptr[c]], indptr[c + 1] - indptr[c],
+                        &first[indptr[c]], &last[indptr[c]], indptr[c + 1] - indptr[c],
+                        weight[c],
+                    )
+            for i in range(top, bottom):
+                if i > top:
+                    for j in range(n):
+                        table[(i - top) * width + j] += table[(i - top - 1) * width + j]
+            for i in range(top, bottom):
+                total = 0
+                for j in range(n):
+                    total += table[(i - top) * width + j]
+                    table[(i - top) * width + j] = total
+                found_[place[i], 0] = nnz
+                for j in range(n):
+                    total = table[(i - top) * width + from_[j]]
+                    if total:
+                        indices_[nnz] = <int32_t>j
+                        data_[nnz] = total
+                        nnz += 1
+                found_[place[i], 1] = nnz
+            top = bottom
+    free(table)
+    for i in range(n):
+        out_indptr[i + 1] = out_indptr[i] + found_[i, 1] - found_[i, 0]
+    if np.array_equal(place, np.arange(n)):
+        return out_indptr, indices[:nnz], data[:nnz]
+    sorted_indices, sorted_data = np.empty(nnz, np.int32), np.empty(nnz, np.int64)
+    cdef:
+        int32_t[::1] si = sorted_indices
+        int64_t[::1] sd = sorted_data
+    with nogil:
+        for i in range(n):
+            top = indptr_[i] - found_[i, 0]
+            for j in range(found_[i, 0], found_[i, 1]):
+                si[top + j] = indices_[j]
+                sd[top + j] = data_[j]
+    return out_indptr, sorted_indices, sorted_data
+
+
+def row_sums(
+    const int64_t[::1] indptr not None,
+    const int32_t[::1] first not None,
+    const int32_t[::1] last not None,
+    const int64_t[::1] weight not None,
+    const int32_t[::1] places not None,
+    Py_ssize_t n,
+):
+    """Some rows of ``meeting_sums``, dense and by place.
+
+    Returns
+    -------
+    (len(places), n) int64
+        O(columns * places * log(spans) + spans of the columns that a place is in).
+    """
+    cdef:
+        Py_ssize_t n_sets = indptr.shape[0] - 1, c, k
+        int64_t lo, hi, mid, i
+        int32_t p
+    if weight.shape[0] != n_sets:
+        raise ValueError(f"{weight.shape[0]} weights of {n_sets} columns")
+    _check_spans(indptr, first, last, n)
+    out = np.zeros((places.shape[0], n + 1), np.int64)
+    cdef int64_t[:, ::1] table = out
+    with nogil:
+        for k in range(places.shape[0]):
+            p = places[k]
+            for c in range(n_sets):
+                lo = indptr[c]
+                hi = indptr[c + 1]
+                while lo < hi:  # the last span that begins at p or before
+                    mid = (lo + hi) >> 1
+                    if first[mid] <= p:
+                        lo = mid + 1
+                    else:
+                        hi = mid
+                if lo == indptr[c] or last[lo - 1] < p:
+                    continue
+                for i in range(indptr[c], indptr[c + 1]):
+                    table[k, first[i]] += weight[c]
+                    table[k, last[i] + 1] -= weight[c]
+    return np.cumsum(out[:, :n], axis=1)

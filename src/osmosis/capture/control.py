@@ -1,0 +1,104 @@
+"""Facts that only the control rules read: views of the file tree, cgroup files, things held.
+
+The three are read together, after the processes and their namespaces.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osmosis.capture.cgroups import read_cgroup_files
+from osmosis.capture.handles import read_handles
+from osmosis.capture.ledger import Ledger
+from osmosis.capture.processes import ProcessRecord
+from osmosis.capture.views import read_views
+from osmosis.schema import COLUMNS
+
+__all__ = ["opens_by_handle", "read_control", "renumber"]
+
+_FD_NSFS_ROOT = -10003  # include/uapi/linux/fcntl.h, v6.18
+_AT_EMPTY_PATH = 0x1000
+
+
+def read_control(
+    record: ProcessRecord, namespaces: Mapping[str, NDArray[Any]], *, ledger: Ledger
+) -> dict[str, NDArray[Any]]:
+    """Read the tables control, userns, view, procmount, nsmount, cgroupmount, cgroupfile, handle.
+
+    *namespaces* are the columns of ``read_namespaces`` for the same record.
+    """
+    return {
+        **read_views(record, namespaces, ledger=ledger),
+        **read_cgroup_files(record, ledger=ledger),
+        **read_handles(record, namespaces, ledger=ledger),
+    }
+
+
+def renumber(
+    columns: Mapping[str, NDArray[Any]], stay: NDArray[np.intp], new_row: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """Return those columns after some processes were left out.
+
+    Parameters
+    ----------
+    columns
+        What ``read_control`` gave for P processes.
+    stay
+        Rows of the processes that stay, rising.
+    new_row
+        (P,) row of each, -1 for one that was left out.
+
+    """
+    out = {}
+    held = new_row[columns["handle_process"]] >= 0
+    target = columns["handle_target"]
+    held &= (target < 0) | (new_row[target] >= 0)
+    for name, column in columns.items():
+        table = COLUMNS[name].table
+        if table == "control":
+            kept = column[stay]
+        elif table == "handle":
+            kept = column[held]
+        else:
+            kept = column
+        if COLUMNS[name].refers == "process" and len(kept):
+            kept = np.where(kept < 0, kept, new_row[kept]).astype(column.dtype)
+        out[name] = kept
+    return out
+
+
+class _Handle(ctypes.Structure):
+    _fields_ = (
+        ("bytes", ctypes.c_uint),
+        ("type", ctypes.c_int),
+        ("data", ctypes.c_ubyte * 128),
+    )
+
+
+def opens_by_handle() -> bool:
+    """Whether the kernel opens namespaces by file handle (nsfs, Linux 6.18): try our own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    handle, mount = _Handle(bytes=128), ctypes.c_int()
+    fd = os.open("/proc/self/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.name_to_handle_at(
+            fd, b"", ctypes.byref(handle), ctypes.byref(mount), _AT_EMPTY_PATH
+        ):
+            return False
+        opened = libc.open_by_handle_at(
+            _FD_NSFS_ROOT, ctypes.byref(handle), os.O_RDONLY | os.O_CLOEXEC
+        )
+    except (OSError, AttributeError):
+        return False
+    finally:
+        os.close(fd)
+    if opened < 0:
+        return False
+    os.close(opened)
+    return True

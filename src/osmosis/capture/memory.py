@@ -1,0 +1,637 @@
+"""Memory: the VMAs of every address space, and which of them map the same frames.
+
+Once per address space: maps and pagemap are opened, read, and read into the frame index;
+then the process is checked to be still the program that was opened. What cannot be read is
+in the ledger.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from _fastproc import maps, pagemap
+from _fastproc.frames import FrameIndex
+from osmosis.capture import memory_objects as objects
+from osmosis.capture.ledger import HOST, Ledger
+from osmosis.capture.processes import Held, ProcessRecord, read_one, shared_mm_groups, verify
+from osmosis.errors import ProcessGone
+from osmosis.schema import COLUMNS, FileKind, Status
+from osmosis.snapshot import StringPool
+
+__all__ = ["Host", "MemoryReader", "probe"]
+
+SOURCE = "memory"
+NONE = (1 << 64) - 1
+ENTRIES = 1 << 18  # a reader's buffer: 2 MiB of pagemap entries
+HUGE_PAGES = 512
+GONE_ERRORS = (errno.ENOENT, errno.ESRCH)
+DENIED_ERRORS = (errno.EACCES, errno.EPERM)
+
+Columns = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What this kernel lets us see of frames: found by trying, on our own pages."""
+
+    page_bytes: int
+    frames: bool  # frame numbers are shown (CAP_SYS_ADMIN)
+    scan: bool  # ioctl PAGEMAP_SCAN works
+    zero_pfn: int
+    huge_zero_pfn: int
+    shm_dev: int  # device of shared anonymous memory and SysV segments
+    huge_devs: tuple[int, ...]  # those of SysV segments of huge pages, one a page size
+    swap: bool  # some area is in /proc/swaps
+    ksm: bool  # KSM has merged pages
+    keep: tuple[mmap.mmap, ...] = field(repr=False)  # holds the huge zero page where it is
+
+
+def _own_entries(address: int, n: int, page: int) -> NDArray[np.uint64]:
+    with Path("/proc/self/pagemap").open("rb", buffering=0) as file:
+        return np.frombuffer(os.pread(file.fileno(), 8 * n, address // page * 8), np.uint64)
+
+
+def _address(area: mmap.mmap) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(area))
+
+
+def _pfn(entry: np.uint64) -> int:
+    # Bit 63: present; bits 0-54: PFN (Documentation/admin-guide/mm/pagemap.rst).
+    return int(entry) & ((1 << 55) - 1) if int(entry) >> 63 else NONE
+
+
+def probe() -> Host:
+    """Find out by trying; O(1), a few pages of our own."""
+    page = os.sysconf("SC_PAGESIZE")
+    private = mmap.mmap(-1, page, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    private[0:1]  # a read fault: the zero page
+    huge = mmap.mmap(-1, 2 * HUGE_PAGES * page, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    shared = mmap.mmap(-1, page, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+    zero = huge_zero = NONE
+    frames = scan = False
+    with suppress(OSError):
+        zero = _pfn(_own_entries(_address(private), 1, page)[0])
+        with suppress(AttributeError, OSError):
+            huge.madvise(mmap.MADV_HUGEPAGE)
+        at = -(-_address(huge) // (HUGE_PAGES * page)) * HUGE_PAGES * page
+        ctypes.string_at(at, 1)
+        entries = _own_entries(at, HUGE_PAGES, page)
+        first = _pfn(entries[0])
+        if first not in (NONE, zero, 0) and _pfn(entries[-1]) == first + HUGE_PAGES - 1:
+            huge_zero = first
+        frames = zero not in (0, NONE)
+        with Path("/proc/self/pagemap").open("rb", buffering=0) as file:
+            scan = pagemap.has_pagemap_scan(file.fileno(), page)
+    shared_at = f"{_address(shared):x}-"
+    shm_dev = 1
+    for line in Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines():
+        if line.startswith(shared_at):
+            major, minor = line.split()[3].split(":")
+            shm_dev = int(major, 16) << 32 | int(minor, 16)
+    swap = ksm = False
+    with suppress(OSError):
+        swap = len(Path("/proc/swaps").read_text().splitlines()) > 1
+    with suppress(OSError, ValueError):
+        ksm = int(Path("/sys/kernel/mm/ksm/pages_shared").read_text()) > 0
+    return Host(
+        page_bytes=page,
+        frames=frames,
+        scan=scan,
+        zero_pfn=zero if frames else NONE,
+        huge_zero_pfn=huge_zero if frames else NONE,
+        shm_dev=shm_dev,
+        huge_devs=_huge_devices(),
+        swap=swap,
+        ksm=ksm,
+        keep=(private, huge, shared),
+    )
+
+
+def _huge_devices() -> tuple[int, ...]:
+    """Devices of the kernel's own hugetlbfs mounts: an empty memfd tells each, without a page."""
+    found = []
+    with suppress(OSError, AttributeError):
+        for name in os.listdir("/sys/kernel/mm/hugepages"):
+            size = int(name.removeprefix("hugepages-").removesuffix("kB")) * 1024
+            # include/uapi/linux/memfd.h: the logarithm of the page size, from bit 26.
+            shift = (size.bit_length() - 1) << 26
+            fd = os.memfd_create("probe", os.MFD_CLOEXEC | os.MFD_HUGETLB | shift)
+            dev = os.fstat(fd).st_dev
+            os.close(fd)
+            found.append(os.major(dev) << 32 | os.minor(dev))
+    return tuple(found[:16])
+
+
+@dataclass(slots=True)
+class _Space:
+    """One address space while it is read."""
+
+    row: int  # process it is read through
+    status: int = Status.SKIPPED
+    reason: str = ""
+    first: int = 0  # VMA rows in the table
+    n: int = 0
+    begin: int = 0  # on the reader's clock: when its reading began, and when it was over
+    end: int = 0
+    suspect: bool = False  # it may have gained frames since the capture began
+    alive: bool = True  # its VMAs count
+
+
+class MemoryReader:
+    """Reads every address space of a record once, and makes columns of it.
+
+    Parameters
+    ----------
+    record
+        P processes, pinned; a torn one is read again in place.
+    ledger, pool
+        Where gaps and paths go.
+    keep_frames
+        Keep every frame number (``frames="all"``).
+    threads
+        Readers; more than there are processors does not help.
+    deadline
+        time.monotonic() after which no further address space is begun.
+    progress
+        Called with (done, total) after each address space, from a reader's thread.
+    """
+
+    def __init__(
+        self,
+        record: ProcessRecord,
+        *,
+        ledger: Ledger,
+        pool: StringPool,
+        keep_frames: bool = False,
+        threads: int = 1,
+        deadline: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        host: Host | None = None,
+    ) -> None:
+        self.record = record
+        self.ledger = ledger
+        self.host = host or probe()
+        self.keep_frames = keep_frames
+        self.threads = max(1, threads)
+        self.deadline = deadline
+        self.progress = progress
+        self.table = maps.VmaTable(pool.add, self.host.shm_dev, self.host.huge_devs)
+        self.index = FrameIndex()
+        self.gone: set[int] = set()  # process rows that exited meanwhile
+        self.torn: set[int] = set()  # process rows that would not hold still
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._groups = shared_mm_groups(record)
+        _, first = np.unique(self._groups, return_index=True)
+        self.spaces = [_Space(int(row)) for row in first]
+        self._members: list[list[int]] = [[] for _ in self.spaces]
+        for row, group in enumerate(self._groups.tolist()):
+            self._members[group].append(row)
+        # Readings that were thrown away: their VMAs are in the table.
+        self._extra: list[_Space] = []
+        self._baseline = (record.rows["min_flt"] + record.rows["maj_flt"]).astype(np.int64)
+        self._done = 0
+        self._clock = 0
+        self._kpageflags = -1
+
+    def _tick(self) -> int:
+        with self._lock:
+            self._clock += 1
+            return self._clock
+
+    # -- reading
+
+    def read(self) -> None:
+        """Read all address spaces. A process that fails costs a ledger row, never the capture."""
+        if self.host.ksm:
+            with suppress(OSError):
+                self._kpageflags = os.open("/proc/kpageflags", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if self.threads == 1:
+                for mm in range(len(self.spaces)):
+                    self._read_space(mm)
+            else:
+                with ThreadPoolExecutor(self.threads) as workers:
+                    for _ in workers.map(self._read_space, range(len(self.spaces))):
+                        pass
+        finally:
+            if self._kpageflags >= 0:
+                os.close(self._kpageflags)
+        if not self.host.frames:
+            why = "frame numbers are hidden (they need CAP_SYS_ADMIN): sharing by file and offset"
+            self.ledger.add(HOST, "pagemap", Status.HIDDEN, why)
+
+    def _read_space(self, mm: int) -> None:
+        space = self.spaces[mm]
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            space.reason = "the time budget was used up before it was read"
+        else:
+            self._read_steadily(mm)
+        self._note(mm)
+        with self._lock:
+            self._done += 1
+            done = self._done
+        if self.progress is not None:
+            self.progress(done, len(self.spaces))
+
+    def _read_steadily(self, mm: int) -> None:
+        """Read one address space; if it changed under us, once more; then only its process."""
+        members = self._members[mm]
+        for attempt in range(2):
+            space = self.spaces[mm]
+            held = self.record.held[space.row]
+            try:
+                self._read_once(mm, space, held)
+                steady = [row for row in members if verify(self.record.held[row])]
+            except ProcessGone:
+                steady = []
+            finally:
+                held.release()
+            if len(steady) == len(members):
+                return
+            self._discard(mm)
+            if not self._read_processes_again(members):
+                return
+            if attempt == 0:
+                self.spaces[mm] = _Space(members[0], suspect=True)
+        self.spaces[mm] = _Space(
+            members[0], Status.TORN, "changed (execve, setuid, setns) each time it was read"
+        )
+
+    def _discard(self, mm: int) -> None:
+        space = self.spaces[mm]
+        space.alive = False
+        self._extra.append(space)
+
+    def _read_processes_again(self, members: list[int]) -> bool:
+        """Read torn processes anew; those that left, or left the address space, leave *members*.
+
+        Returns whether there is still someone to read it through.
+        """
+        with self._lock:
+            for row in list(members):
+                held = self.record.held[row]
+                if verify(held):
+                    continue
+                if not _read_until_steady(self.record, row):
+                    (self.gone if _is_gone(held) else self.torn).add(row)
+                    members.remove(row)
+                elif len(members) > 1:
+                    # It called execve: it has an address space of its own now, not read here.
+                    members.remove(row)
+                    mm = len(self.spaces)
+                    self.spaces.append(
+                        _Space(row, Status.TORN, "took an address space of its own meanwhile")
+                    )
+                    self._members.append([row])
+                    self._note(mm)
+        return bool(members)
+
+    def _read_once(self, mm: int, space: _Space, held: Held) -> None:
+        try:
+            self._read_maps_and_pagemap(mm, space, held)
+        except OSError as exc:
+            if exc.errno in GONE_ERRORS:
+                raise ProcessGone(held.pid) from exc
+            if exc.errno in DENIED_ERRORS:
+                space.status = Status.DENIED
+                space.reason = "reading it needs CAP_SYS_PTRACE, or its ids and no more rights"
+            else:
+                space.status = Status.PARTIAL
+                space.reason = os.strerror(exc.errno or 0)
+
+    def _read_maps_and_pagemap(self, mm: int, space: _Space, held: Held) -> None:
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        with self._lock:
+            members = [self.record.held[row] for row in self._members[mm]]
+            before = sum(int(self._baseline[row]) for row in self._members[mm])
+        space.begin = self._tick()
+        maps_fd = pagemap_fd = -1
+        try:
+            # Both are open before either is read: after an execve the one of before reads
+            # nothing, so that no text of one program meets the pages of another.
+            maps_fd = os.open("maps", flags, dir_fd=held.dirfd)
+            pagemap_fd = os.open("pagemap", flags, dir_fd=held.dirfd)
+            text = maps.read_all(maps_fd)
+            if not text:  # it has given its address space back: it is exiting
+                raise ProcessGone(held.pid)
+            ipc = int(self.record.rows["print"]["ns"][space.row, 1])
+            try:
+                with self._lock:
+                    space.first, space.n = self.table.add(text, mm, ipc)
+                    rows = self.table.rows(space.first, space.n)
+            except ValueError as exc:
+                space.status = Status.PARTIAL
+                space.reason = f"a line of maps does not parse: {exc.args[0]!r}"
+                return
+            if (rows[0][1:] < rows[1][:-1]).any():
+                # Read by the page: a VMA that was printed may have grown over the next one.
+                raise ProcessGone(held.pid, "changed its mappings while they were read")
+            self._read_frames(space, held, pagemap_fd, rows)
+        finally:
+            for fd in (maps_fd, pagemap_fd):
+                if fd >= 0:
+                    os.close(fd)
+        space.end = self._tick()
+        # Each process of a shared address space counts the faults that it took itself.
+        space.suspect |= sum(one.faults() for one in members) != before
+
+    def _read_frames(
+        self, space: _Space, held: Held, fd: int, rows: tuple[NDArray[Any], ...]
+    ) -> None:
+        start, end, vma_kind, prot, kind, ordinal = rows
+        entries = self._buffer()
+        indptr = np.zeros(space.n + 1, np.int64)
+        counts = np.zeros((space.n, 3), np.int64)
+        ksm = self._kpageflags if self._kpageflags >= 0 and _merges(held) else -1
+        vma = page = 0
+        while True:
+            status, vma, page, n = pagemap.read_populated(
+                fd,
+                start,
+                end,
+                vma_kind,
+                entries,
+                indptr,
+                counts,
+                vma,
+                page,
+                zero_pfn=self.host.zero_pfn,
+                huge_zero_pfn=self.host.huge_zero_pfn,
+                huge_pages=HUGE_PAGES,
+                swap=self.host.swap,
+                scan=self.host.scan,
+                kpageflags=ksm,
+                page_bytes=self.host.page_bytes,
+            )
+            if status == pagemap.SHORT:
+                raise ProcessGone(held.pid)
+            if self.host.frames:
+                with self._lock:
+                    self.index.visit(kind, ordinal, prot, indptr, entries[:n])
+            if status == pagemap.DONE:
+                break
+        with self._lock:
+            self.table.set_counts(space.first, counts)
+        space.status = Status.READ if self.host.frames else Status.HIDDEN
+        space.reason = "" if self.host.frames else "its frame numbers read as 0"
+
+    def _buffer(self) -> NDArray[np.uint64]:
+        if not hasattr(self._local, "entries"):
+            self._local.entries = np.empty(ENTRIES, np.uint64)
+        entries: NDArray[np.uint64] = self._local.entries
+        return entries
+
+    def _note(self, mm: int) -> None:
+        space = self.spaces[mm]
+        rows = [row for row in self._members[mm] if row not in self.gone]
+        pids = [self.record.held[row].pid for row in rows]
+        self.ledger.add_many(pids, SOURCE, space.status, space.reason)
+
+    # -- columns
+
+    def columns(self) -> Columns:
+        """Tables mm, vma, object, class, run and frame, and ``process_mm``.
+
+        Rows of processes are those of the record as it is now: ``record.drop`` comes after, and
+        ``process_mm`` and ``mm_process`` are then the caller's to renumber.
+        """
+        table = self.table.columns()
+        live = [mm for mm, space in enumerate(self.spaces) if self._counts(mm)]
+        keep = np.zeros(len(self.table), bool)
+        for mm in live:
+            space = self.spaces[mm]
+            keep[space.first : space.first + space.n] = True
+        sizes = self.table.kind_sizes()
+        before = objects.region_order(table["kind"], table["ordinal"], sizes, keep)
+        base = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        region = before[base[table["kind"]] + table["ordinal"]]
+        # Rows by address space, in the order of `live`.
+        rows = np.concatenate(
+            [np.arange(s.first, s.first + s.n) for s in (self.spaces[mm] for mm in live)]
+            or [np.empty(0, np.int64)]
+        ).astype(np.int64)
+        found = self.index.classes_and_runs()
+        raw = objects.from_index(found, sizes, before)
+        made, frames = self._sort_out(raw, found["id"], table, rows, region)
+        out: Columns = {
+            "mm_process": np.array([self.spaces[mm].row for mm in live]),
+            "mm_status": np.array([self.spaces[mm].status for mm in live]),
+            "mm_vma_indptr": np.concatenate([[0], np.cumsum([self.spaces[m].n for m in live])]),
+            "vma_region": region[rows],
+            "vma_kind": table["vma_kind"][rows],
+            "class_kind": made.kind,
+            "class_pages": made.pages,
+            "class_run_indptr": made.indptr,
+            "run_first": made.first,
+            "run_last": made.last,
+            **frames,
+            **self._object_columns(table, rows),
+        }
+        for name in ("start", "end", "offset", "prot", "object", "path"):
+            out[f"vma_{name}"] = table[name][rows]
+        for name in ("present", "swapped", "zero"):
+            out[f"vma_{name}"] = table[name][rows]
+        process_mm = np.full(len(self.record), -1)
+        for number, mm in enumerate(live):
+            process_mm[self._members[mm]] = number
+        out["process_mm"] = process_mm
+        return {k: np.ascontiguousarray(v, COLUMNS[k].dtype) for k, v in out.items()}
+
+    def _counts(self, mm: int) -> bool:
+        space = self.spaces[mm]
+        return (
+            space.alive
+            and space.status in (Status.READ, Status.HIDDEN)
+            and any(row not in self.gone for row in self._members[mm])
+        )
+
+    def _sort_out(
+        self,
+        raw: objects.Objects,
+        ids: NDArray[np.int32],
+        table: Columns,
+        rows: NDArray[np.int64],
+        region: NDArray[np.int32],
+    ) -> tuple[objects.Objects, Columns]:
+        """Tell reused frames apart, join equal objects, and keep frame numbers if wanted."""
+        vma_of = np.empty(len(rows), np.int64)
+        vma_of[region[rows]] = rows
+        suspect = np.array([s.suspect for s in self.spaces], bool)
+        facts = objects.Recheck(
+            region_mm=table["mm"][vma_of],
+            region_object=table["object"][vma_of],
+            begin=np.array([s.begin for s in self.spaces], np.int64),
+            end=np.array([s.end for s in self.spaces], np.int64),
+            suspect=suspect,
+            frames_of=lambda wanted: self._frames_of(ids, wanted),
+            still=lambda mm, regions: self._still(mm, vma_of[regions], table),
+        )
+        checked = objects.recheck(raw, facts)
+        reused = int(checked.dropped) + int(self.index.replaced)
+        if reused:
+            why = "frames were freed and reused while the capture ran: not counted as shared"
+            self.ledger.add(HOST, SOURCE, Status.PARTIAL, why, reused)
+        made, number = objects.merge_equal(checked.objects)
+        if not self.keep_frames:
+            n = len(made)
+            return made, {"class_frame_indptr": np.zeros(n + 1), "frame_pfn": np.empty(0)}
+        frame, of = self._frames_of(ids, np.ones(len(raw), bool))
+        stay = ~np.isin(frame, checked.taken)
+        frame = np.concatenate([frame[stay], checked.frame])
+        of = number[np.concatenate([of[stay], checked.of])]
+        frame, of = frame[of >= 0], of[of >= 0]
+        order = np.lexsort((frame, of))
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(of, minlength=len(made)))])
+        return made, {"class_frame_indptr": indptr, "frame_pfn": frame[order]}
+
+    def _frames_of(
+        self, ids: NDArray[np.int32], wanted: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        row_of = np.full(int(ids.max(initial=0)) + 1, -1, np.int64)
+        row_of[ids] = np.arange(len(ids))
+        marks = np.zeros(len(row_of), np.uint8)
+        marks[ids[wanted[: len(ids)]]] = 1
+        frame, of = self.index.frames_of(marks)
+        return frame, row_of[of]
+
+    def _still(self, mm: int, vmas: NDArray[np.int64], table: Columns) -> NDArray[np.uint64]:
+        """Frames that some VMAs of an address space hold now, sorted; empty if it is gone."""
+        held = self.record.held[self.spaces[mm].row]
+        entries = self._buffer()
+        found = []
+        vmas = np.sort(vmas)  # by rising address: rows of one address space
+        start, end, kind = (table[name][vmas] for name in ("start", "end", "vma_kind"))
+        indptr = np.zeros(len(vmas) + 1, np.int64)
+        counts = np.zeros((len(vmas), 3), np.int64)
+        at = page = 0
+        try:
+            fd = os.open("pagemap", os.O_RDONLY | os.O_CLOEXEC, dir_fd=held.dirfd)
+        except (OSError, ProcessGone):
+            return np.empty(0, np.uint64)
+        try:
+            while True:
+                status, at, page, n = pagemap.read_populated(
+                    fd,
+                    start,
+                    end,
+                    kind,
+                    entries,
+                    indptr,
+                    counts,
+                    at,
+                    page,
+                    zero_pfn=self.host.zero_pfn,
+                    huge_zero_pfn=self.host.huge_zero_pfn,
+                    huge_pages=HUGE_PAGES,
+                    swap=self.host.swap,
+                    scan=self.host.scan,
+                    page_bytes=self.host.page_bytes,
+                )
+                pfn = entries[:n] & np.uint64((1 << 55) - 1)
+                swapped = entries[:n] >> np.uint64(63) == 0
+                found.append(np.where(swapped, pfn | np.uint64(1 << 63), pfn))
+                if status != pagemap.FULL:
+                    break
+        except OSError:
+            return np.empty(0, np.uint64)
+        finally:
+            os.close(fd)
+            held.release()
+        return np.unique(np.concatenate(found))
+
+    def _object_columns(self, table: Columns, rows: NDArray[np.int64]) -> Columns:
+        entries = self.table.object_table()
+        ambiguous = _ambiguous_devices()
+        kinds, rdevs = [], []
+        users = np.full(len(entries), -1)
+        mapping = rows[table["object"][rows] >= 0][::-1]
+        users[table["object"][mapping]] = mapping
+        for i, (what, _dev, _inode, _ipc, path) in enumerate(entries):
+            rdev = 0
+            if what == FileKind.FILE and users[i] >= 0 and self._below_dev(path):
+                rdev = self._device_number(int(users[i]), table)
+            kinds.append(FileKind.DEVICE if rdev else what)
+            rdevs.append(rdev)
+        namespace = [ipc for _what, _dev, _inode, ipc, _path in entries]
+        return {
+            "object_kind": np.array(kinds),
+            "object_dev": np.array([dev for _what, dev, *_ in entries], np.uint64),
+            "object_inode": np.array([e[2] for e in entries], np.uint64),
+            "object_rdev": np.array(rdevs, np.uint64),
+            "object_ipc": np.array(namespace),  # inode numbers: the caller makes rows of them
+            "object_path": np.array([e[4] for e in entries]),
+            "object_sure": np.array([e[1] not in ambiguous for e in entries]),
+        }
+
+    def _below_dev(self, path: int) -> bool:
+        return path >= 0 and self._pool.text(path).startswith(b"/dev/")
+
+    def _device_number(self, vma: int, table: Columns) -> int:
+        """Device number of the character or block device that a VMA maps, 0 for a file."""
+        held = self.record.held[self.spaces[int(table["mm"][vma])].row]
+        name = f"map_files/{int(table['start'][vma]):x}-{int(table['end'][vma]):x}"
+        try:
+            facts = os.stat(name, dir_fd=held.dirfd)
+        except (OSError, ProcessGone):
+            return 0
+        finally:
+            held.release()
+        if not (stat.S_ISCHR(facts.st_mode) or stat.S_ISBLK(facts.st_mode)):
+            return 0
+        return os.major(facts.st_rdev) << 32 | os.minor(facts.st_rdev)
+
+
+def _read_until_steady(record: ProcessRecord, row: int) -> bool:
+    for _ in range(8):
+        if not read_one(record, row):
+            return False
+        if verify(record.held[row]):
+            return True
+    return False
+
+
+def _is_gone(held: Held) -> bool:
+    try:
+        held.faults()
+    except (ProcessGone, OSError):
+        return True
+    return False
+
+
+def _merges(held: Held) -> bool:
+    """Whether KSM has merged pages of this process; yes if the kernel does not tell."""
+    try:
+        fd = os.open("ksm_merging_pages", os.O_RDONLY | os.O_CLOEXEC, dir_fd=held.dirfd)
+        with os.fdopen(fd, "rb") as file:
+            return int(file.read()) > 0
+    except (OSError, ValueError):
+        return True
+
+
+def _ambiguous_devices() -> set[int]:
+    """Devices whose inode numbers name several files: a btrfs has one set a subvolume."""
+    found = set()
+    with suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+            left, _, right = line.partition(b" - ")
+            if right.split(b" ")[0] in (b"btrfs", b"bcachefs"):
+                major, minor = left.split(b" ")[2].split(b":")
+                found.add(int(major) << 32 | int(minor))
+    return found
