@@ -1,0 +1,1 @@
+"""Models in and out of files: one module per format."""

@@ -1,0 +1,1 @@
+"""The OSmosis graph of any system: data only, no operating system and no questions."""

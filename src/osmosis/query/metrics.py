@@ -1,0 +1,287 @@
+"""Figures for pairs: shared pages, the resource sharing index, and the fault radius."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from osmosis.errors import QueryError
+from osmosis.graph.graph import ANY, POTENTIAL, SERVER, Edge, Kind
+from osmosis.graph.sets import Nodes
+from osmosis.query.engine import Engine
+from osmosis.query.options import type_mask, types_of
+from osmosis.query.reach import Incidence, incidence
+from osmosis.query.walk import Way
+
+__all__ = [
+    "fault_radii",
+    "fault_radius",
+    "requests",
+    "rsi_matrix",
+    "rsi_of_sets",
+    "shared_pages",
+]
+
+I4 = NDArray[np.int32]
+F8 = NDArray[np.float64]
+
+
+def _columns(engine: Engine, types: frozenset[str]) -> Incidence:
+    """Which PDs reach which resources of the types, with ANY; kept."""
+
+    def make() -> Incidence:
+        index = engine.index
+        mask = type_mask(engine.graph, types)
+        return incidence(index, Way(ANY), Kind.RESOURCE, mask)
+
+    made: Incidence = engine.once(("columns", types), make)
+    return made
+
+
+def _matrix(columns: Incidence, group: I4, n: int) -> csr_array:
+    """(n, C) csr_array of 1: which of n groups reach which column."""
+    col = np.repeat(np.arange(len(columns.nodes)), columns.counts)
+    pairs = np.unique(group[columns.pds].astype(np.int64) * max(len(columns.nodes), 1) + col)
+    rows, cols = np.divmod(pairs, max(len(columns.nodes), 1))
+    indptr = np.searchsorted(rows, np.arange(n + 1))
+    return csr_array(
+        (np.ones(len(cols), np.float64), cols, indptr), shape=(n, len(columns.nodes))
+    )
+
+
+def weights(engine: Engine, types: frozenset[str], group: I4, n: int) -> tuple[csr_array, F8]:
+    """Return the (n, C) incidence of groups and resources, and the (C,) pages of each."""
+    columns = _columns(engine, types)
+    return _matrix(columns, group, n), engine.graph.pages[columns.nodes]
+
+
+def shared_pages(
+    engine: Engine, group: I4, n: int, rows: I4 | None = None, cols: I4 | None = None
+) -> csr_array:
+    """Return base pages (4 KiB) that both reach, of memory objects, as int64.
+
+    The diagonal is a PD's own distinct pages. Time O(sum over memory objects of holders**2).
+    """
+    matrix, pages = weights(engine, frozenset(["MO"]), group, n)
+    left = matrix if rows is None else matrix[rows]
+    right = matrix if cols is None else matrix[cols]
+    out = csr_array(left * pages[None, :]) @ right.T
+    out = csr_array(out).astype(np.int64)
+    out.eliminate_zeros()
+    return csr_array(out)
+
+
+def rsi_matrix(
+    engine: Engine, type_name: str, group: I4, n: int, rows: I4 | None, cols: I4 | None
+) -> F8:
+    """Return |A & B| / |A | B| of the resources of one type, by pages; NaN of two empty sets.
+
+    Of what is certain: resources that could not be seen are in neither set.
+
+    Raises
+    ------
+    QueryError
+        The type is not known.
+
+    """
+    if not isinstance(type_name, str):
+        raise QueryError(f"rsi wants one type, not {type_name!r}")
+    types = types_of(engine.graph, type_name)
+    matrix, pages = weights(engine, types or frozenset(), group, n)
+    size = np.asarray(matrix @ pages).ravel()
+    left = matrix if rows is None else matrix[rows]
+    right = matrix if cols is None else matrix[cols]
+    both = np.asarray((csr_array(left * pages[None, :]) @ right.T).toarray(), np.float64)
+    either = (
+        (size if rows is None else size[rows])[:, None]
+        + (size if cols is None else size[cols])[None, :]
+        - both
+    )
+    out = np.full(either.shape, np.nan)
+    np.divide(both, either, out=out, where=either > 0)
+    kernel = engine.kernel
+    if kernel is not None:  # it reaches all of them
+        everything = (engine.graph.kind == Kind.RESOURCE) & _of_types(engine, types)
+        total = float(engine.graph.pages[everything].sum())
+        at = int(group[kernel])
+        row_rows = np.arange(n) if rows is None else rows
+        row_cols = np.arange(n) if cols is None else cols
+        share = np.full(n, np.nan) if total == 0 else size / total
+        if total > 0:
+            share[at] = 1.0
+        out[row_rows == at, :] = share[row_cols]
+        out[:, row_cols == at] = share[row_rows][:, None]
+    return out
+
+
+def _of_types(engine: Engine, types: frozenset[str] | None) -> NDArray[np.bool_]:
+    mask = type_mask(engine.graph, types)
+    if mask is None:
+        return np.ones(len(engine.graph.kind), bool)
+    return mask[engine.graph.type]
+
+
+def rsi_of_sets(a: Nodes, b: Nodes, pages: F8) -> float:
+    """Return the index of two sets of nodes."""
+    both = float(pages[np.intersect1d(a.nodes, b.nodes)].sum())
+    either = float(pages[np.union1d(a.nodes, b.nodes)].sum())
+    return both / either if either > 0 else float("nan")
+
+
+# -- fault radius
+
+
+def requests(
+    engine: Engine, types: str | Iterable[str] | None, *, kernel: bool
+) -> tuple[I4, I4]:
+    """Return REQUEST edges after flattening, as (src, dst) rows, once each.
+
+    A PD that directly holds a resource, which is a direct member of a space, asks each PD that
+    holds the space as its server. With *kernel* the kernel serves every space.
+
+    Raises
+    ------
+    QueryError
+        A type is not known.
+
+    """
+    graph, index = engine.graph, engine.index
+    wanted = types_of(graph, types)
+    mask = type_mask(graph, wanted)
+    asked = index.kinds[Edge.REQUEST]
+    ids = np.arange(len(asked))
+    keep = Way(ANY).passes(asked, ids, Edge.REQUEST) & ((asked.flags & POTENTIAL) == 0)
+    if wanted is not None:
+        named = np.array([*(_space_type(engine, label, wanted) for label in graph.labels), False])
+        keep &= named[asked.label]
+    src, dst = [asked.src[keep]], [asked.dst[keep]]
+
+    subset = index.kinds[Edge.SUBSET]
+    ids = np.arange(len(subset))
+    part = Way(ANY).passes(subset, ids, Edge.SUBSET) & ((subset.flags & POTENTIAL) == 0)
+    part &= (graph.kind[subset.src] == Kind.RESOURCE) & (graph.kind[subset.dst] == Kind.SPACE)
+    if mask is not None:
+        part &= mask[graph.type[subset.dst]]
+    hold = index.kinds[Edge.HOLD]
+    ids = np.arange(len(hold))
+    real = Way(ANY).passes(hold, ids, Edge.HOLD) & ((hold.flags & POTENTIAL) == 0)
+    served = real & ((hold.flags & SERVER) != 0) & (graph.kind[hold.dst] == Kind.SPACE)
+    direct = real & (graph.kind[hold.dst] == Kind.RESOURCE)
+
+    n, p = index.n_nodes, index.n_pds
+
+    def incidences(rows: I4, cols: I4, shape: tuple[int, int]) -> csr_array:
+        return csr_array((np.ones(len(rows), np.int8), (rows, cols)), shape=shape).astype(bool)
+
+    holds = incidences(hold.src[direct], hold.dst[direct], (p, n))
+    member = incidences(subset.src[part], subset.dst[part], (n, n))
+    spaces = csr_array(holds @ member)  # which PD uses which space
+    users, servers = (spaces @ incidences(hold.dst[served], hold.src[served], (n, p))).nonzero()
+    src.append(users.astype(np.int32))
+    dst.append(servers.astype(np.int32))
+    if kernel and index.kernel is not None:
+        users = np.unique(spaces.nonzero()[0]).astype(np.int32)
+        src.append(users)
+        dst.append(np.full(len(users), index.kernel, np.int32))
+    pairs = np.unique(np.concatenate(src).astype(np.int64) * max(p, 1) + np.concatenate(dst))
+    out_src, out_dst = np.divmod(pairs, max(p, 1))
+    good = out_src != out_dst
+    if not kernel and index.kernel is not None:
+        good &= (out_src != index.kernel) & (out_dst != index.kernel)
+    return out_src[good].astype(np.int32), out_dst[good].astype(np.int32)
+
+
+def _space_type(engine: Engine, label: str, wanted: frozenset[str]) -> bool:
+    """Whether what a REQUEST is asked for counts: a type, or a space of such a type."""
+    if label in wanted:
+        return True
+    node = engine.graph.names.find(label)
+    if node is None or engine.graph.kind[node] != Kind.SPACE:
+        return False
+    return engine.graph.types[engine.graph.type[node]] in wanted
+
+
+def depths(
+    engine: Engine, types: frozenset[str] | None, *, kernel: bool, rows: I4
+) -> NDArray[np.float32]:
+    """Return (rows, P) least REQUEST steps from each of *rows*; inf where there is no path.
+
+    A path ends at the kernel. O(rows * edges).
+    """
+    p = engine.n
+
+    def make() -> tuple[csr_array, csr_array]:
+        src, dst = requests(engine, types, kernel=kernel)
+        inner = np.ones(len(src), bool) if engine.kernel is None else src != engine.kernel
+        ones = np.ones(len(src), np.int32)
+        every = csr_array((ones, (src, dst)), shape=(p, p))
+        on = csr_array((ones[inner], (src[inner], dst[inner])), shape=(p, p))
+        return every, on
+
+    every, on = engine.once(("requests", types, kernel), make)
+    out = np.full((len(rows), p), np.inf, np.float32)
+    fresh = every[rows].toarray() > 0
+    d = 1
+    while fresh.any():
+        out[fresh] = d
+        fresh = (csr_array(fresh.astype(np.int32)) @ on).toarray() > 0
+        fresh &= np.isinf(out)
+        d += 1
+    return out
+
+
+def fault_radius(
+    engine: Engine,
+    x: I4,
+    y: I4,
+    types: str | Iterable[str] | None,
+    *,
+    kernel: bool,
+    drop: NDArray[np.bool_] | None = None,
+) -> float:
+    """Return the least depth at which a third PD is asked by both; inf if none is.
+
+    Parameters
+    ----------
+    engine
+        Of the graph.
+    x, y
+        Rows of the members of either side.
+    types
+        Of the spaces that are flattened and asked for.
+    kernel
+        Whether the kernel counts, as the server of every space.
+    drop
+        (P,) bool, further PDs that do not count.
+
+    """
+    wanted = types_of(engine.graph, types)
+    a, b = (depths(engine, wanted, kernel=kernel, rows=rows).min(axis=0) for rows in (x, y))
+    least = np.where(np.isinf(a) | np.isinf(b), np.inf, np.minimum(a, b))
+    least[x] = least[y] = np.inf
+    if drop is not None:
+        least[drop] = np.inf
+    return float(least.min()) if len(least) else float("inf")
+
+
+def fault_radii(
+    engine: Engine, types: str | Iterable[str] | None, *, kernel: bool, rows: I4, cols: I4
+) -> F8:
+    """Return the fault radius of every pair of rows and columns. O(rows * cols * P)."""
+    wanted = types_of(engine.graph, types)
+    from_rows = depths(engine, wanted, kernel=kernel, rows=rows)
+    from_cols = depths(engine, wanted, kernel=kernel, rows=cols)
+    from_cols[np.arange(len(cols)), cols] = np.inf  # z is not y
+    out = np.full((len(rows), len(cols)), np.inf)
+    for k, row in enumerate(rows.tolist()):
+        from_rows[k, row] = np.inf  # z is not x
+        met = np.flatnonzero(~np.isinf(from_rows[k]))
+        met = met[met != row]
+        if len(met):
+            theirs = from_cols[:, met]
+            least = np.minimum(theirs, from_rows[k, met][None, :])
+            out[k] = np.where(np.isinf(theirs), np.inf, least).min(axis=1)
+    return out

@@ -1,0 +1,333 @@
+"""The Trusted Computing Base of a PD, and its inverse, the Impact Boundary.
+
+One step: ``T[i, j]``, j can affect i, because they share what j can write, because j may
+control i, or, on request, because i asks j for a service. The kernel is in every TCB; nothing
+is in the kernel's. More steps are products of T with itself, or with the relation of those
+verbs that give the actor the target's powers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osmosis.errors import QueryError
+from osmosis.graph.graph import Kind
+from osmosis.graph.relation import Bits, Relation, unpack, words
+from osmosis.query.engine import Engine
+from osmosis.query.options import POWER_VERBS, access_mask, depth_of, types_of, verbs_of
+from osmosis.query.services import clients_row, services_row
+from osmosis.query.sharing import Ask, Row, shared_row
+
+__all__ = [
+    "PARTS",
+    "Base",
+    "asked",
+    "impact_row",
+    "one_step",
+    "part_rows",
+    "powers",
+    "tcb_relation",
+    "tcb_row",
+]
+
+Bools = NDArray[np.bool_]
+PARTS = ("shared", "control", "service")
+
+
+class Base(NamedTuple):
+    """What a question about TCB or IB asks for, checked."""
+
+    ask: Ask
+    verbs: tuple[str, ...]  # that the model provides, sorted
+    controlled: bool  # whether any verb was asked for
+    services: bool
+    depth: int | None
+    through: str
+
+    @property
+    def one_step(self) -> Base:
+        """The same question, one step."""
+        return self._replace(depth=1, through="any")
+
+
+def asked(
+    engine: Engine,
+    *,
+    access: str | Iterable[str] = "W",
+    own_access: str | Iterable[str] = "ANY",
+    types: str | Iterable[str] | None = None,
+    verbs: str | Iterable[str] | None = None,
+    services: bool = False,
+    potential: bool = False,
+    depth: int | None = 1,
+    through: str = "any",
+) -> Base:
+    """Return the options of tcb and impact_boundary as one checked record.
+
+    Raises
+    ------
+    QueryError
+        A type, verb, access, depth or through is not known.
+
+    """
+    if through not in ("any", "power"):
+        raise QueryError(f'through must be "any" or "power", not {through!r}')
+    provided, some = verbs_of(engine.controls.provided, verbs)
+    ask = Ask(
+        access_mask(own_access),
+        access_mask(access),
+        types_of(engine.graph, types),
+        Kind.RESOURCE,
+        bool(potential),
+    )
+    return Base(ask, tuple(sorted(provided)), some, bool(services), depth_of(depth), through)
+
+
+# -- one step
+
+
+def _control(engine: Engine, base: Base) -> Relation:
+    """``C[i, j]``: j may do one of the verbs to i."""
+    return engine.controls.union(base.verbs, base.controlled).T
+
+
+def one_step(engine: Engine, base: Base) -> Relation:
+    """Return ``T[i, j]``: j is in the TCB of i in one step."""
+
+    def make() -> Relation:
+        out = engine.sharing(base.ask) | _control(engine, base)
+        if base.services:
+            out = out | engine.services()
+        if engine.kernel is not None:
+            out = out.with_row_and_column(engine.kernel, row=False, column=True)
+        return out.named(engine.graph.pds)
+
+    made: Relation = engine.once(("step", base.one_step), make)
+    return made
+
+
+def _parts_forward(engine: Engine, row: int, base: Base) -> dict[str, Row]:
+    n = engine.n
+    if row == engine.kernel:
+        return {part: Row.none(n) for part in PARTS}
+    return {
+        "shared": engine.shared_row(row, base.ask),
+        "control": engine.row(_control(engine, base), row),
+        "service": services_row(engine.index, row),
+    }
+
+
+def _parts_backward(engine: Engine, row: int, base: Base) -> dict[str, Row]:
+    """Whose shared, control and service part has *row* in it."""
+    index, kernel = engine.index, engine.kernel
+    control = engine.row(_control(engine, base).T, row)
+    if row != kernel:
+        shared = shared_row(index, row, base.ask.swapped)
+    else:
+        shared = engine.row(engine.sharing(base.ask).T, row)
+    service = clients_row(index, row)
+    if kernel is not None:
+        for one in (shared, control, service):
+            one.drop(kernel)
+    return {"shared": shared, "control": control, "service": service}
+
+
+def _united(engine: Engine, parts: dict[str, Row], row: int, base: Base, forward: bool) -> Row:
+    out = Row.none(engine.n)
+    out.add(parts["shared"])
+    out.add(parts["control"])
+    if base.services:
+        out.add(parts["service"])
+    kernel = engine.kernel
+    if kernel is not None:
+        if forward and row != kernel:
+            out.sure[kernel] = out.may[kernel] = True
+        elif not forward and row == kernel:
+            out.sure[:] = out.may[:] = True
+    return out.drop(row)
+
+
+# -- more steps
+
+
+def powers(engine: Engine) -> Relation:
+    """``Q[j, k]``: k may take over j."""
+
+    def make() -> Relation:
+        return engine.controls.any_of(POWER_VERBS, effective=True).T
+
+    made: Relation = engine.once("power", make)
+    return made
+
+
+def spread(bits: Bits, start: Bools, steps: int | None) -> Bools:
+    """Return *start* and all that at most *steps* rows of *bits* lead to; None for no bound."""
+    seen = start.copy()
+    frontier = np.flatnonzero(start)
+    while len(frontier) and steps != 0:
+        met = np.bitwise_or.reduce(bits[frontier], axis=0)
+        fresh = unpack(met[None], len(start))[0] & ~seen
+        seen |= fresh
+        frontier = np.flatnonzero(fresh)
+        steps = None if steps is None else steps - 1
+    return seen
+
+
+def product(a: Bits, b: Bits, n: int) -> Bits:
+    """Boolean matrix product of bit rows. O(distinct rows of a * distinct rows of b * words).
+
+    Relations over processes have few distinct rows: as many as there are kinds of process.
+    """
+    if not n:
+        return a
+    rows, which = np.unique(a, axis=0, return_inverse=True)
+    targets, of = np.unique(b, axis=0, return_inverse=True)
+    of = of.reshape(-1)
+    order = np.argsort(of, kind="stable")
+    starts = np.searchsorted(of[order], np.arange(len(targets)))
+    out = np.zeros((len(rows), words(n)), np.uint64)
+    for k, row in enumerate(rows):
+        members = unpack(row[None], n)[0][order]
+        hit = np.logical_or.reduceat(members, starts)
+        if hit.any():
+            out[k] = np.bitwise_or.reduce(targets[hit], axis=0)
+    return out[which.reshape(-1)]
+
+
+def closure(bits: Bits, n: int, steps: int | None) -> Bits:
+    """Return the union of 1 .. steps products of *bits* with itself; None for all of them."""
+    out = bits
+    if steps is None:
+        while True:
+            more = out | product(out, out, n)
+            if np.array_equal(more, out):
+                return out
+            out = more
+    for _ in range(steps - 1):
+        more = bits | product(out, bits, n)
+        if np.array_equal(more, out):
+            break
+        out = more
+    return out
+
+
+def tcb_relation(engine: Engine, base: Base) -> Relation:
+    """``T[i, j]``: j is in the TCB of i, with the depth asked for."""
+    if base.depth == 0:
+        return Relation.empty(engine.n, pds=engine.graph.pds)
+    step = one_step(engine, base)
+    if base.depth == 1:
+        return step
+
+    def make() -> Relation:
+        n = engine.n
+
+        def several(possible: bool) -> Bits:
+            first = step.possible if possible else step.certain
+            if base.through == "any":
+                return closure(first, n, base.depth)
+            power = powers(engine)
+            bits = power.possible if possible else power.certain
+            steps = None if base.depth is None else base.depth - 1
+            return first | product(first, closure(bits, n, steps), n)
+
+        decided = step.decided and (base.through == "any" or powers(engine).decided)
+        return Relation.from_bits(
+            n, several(False), None if decided else several(True), pds=engine.graph.pds
+        )
+
+    made: Relation = engine.once(("tcb", base), make)
+    return made
+
+
+def _further(engine: Engine, base: Base, start: Row, forward: bool) -> Row:
+    """Add what the PDs of *start* lead to in the steps that are left."""
+    relation = powers(engine) if base.through == "power" else one_step(engine, base)
+    if not forward:
+        relation = relation.T
+    steps = None if base.depth is None else base.depth - 1
+    return Row(
+        spread(relation.certain, start.sure, steps), spread(relation.possible, start.may, steps)
+    )
+
+
+def tcb_row(engine: Engine, row: int, base: Base) -> Row:
+    """Who can affect the PD *row*."""
+    if base.depth == 0:
+        return Row.none(engine.n)
+    if engine.made(("step", base.one_step)):
+        out = engine.row(one_step(engine, base), row)
+    else:
+        out = _united(engine, _parts_forward(engine, row, base), row, base, True)
+    if base.depth != 1:
+        out = _further(engine, base, out, True)
+    return out.drop(row)
+
+
+def impact_row(engine: Engine, row: int, base: Base) -> Row:
+    """Whom the PD *row* can affect: exactly those in whose TCB it is."""
+    if base.depth == 0:
+        return Row.none(engine.n)
+    if base.depth != 1 and base.through == "power":
+        # Back over the powers first: the one step of T is the first of every path.
+        start = Row.none(engine.n)
+        start.sure[row] = start.may[row] = True
+        last = _further(engine, base, start, False)
+        back = one_step(engine, base).T
+        return Row(spread_once(back.certain, last.sure), spread_once(back.possible, last.may)).drop(
+            row
+        )
+    if engine.made(("step", base.one_step)):
+        out = engine.row(one_step(engine, base).T, row)
+    else:
+        out = _united(engine, _parts_backward(engine, row, base), row, base, False)
+    if base.depth != 1:
+        out = _further(engine, base, out, False)
+    return out.drop(row)
+
+
+def spread_once(bits: Bits, start: Bools) -> Bools:
+    """Return all that one row of *bits* leads to from *start*."""
+    rows = bits[np.flatnonzero(start)]
+    if not len(rows):
+        return np.zeros(len(start), bool)
+    met: Bools = unpack(np.bitwise_or.reduce(rows, axis=0)[None], len(start))[0]
+    return met
+
+
+def part_rows(engine: Engine, row: int, base: Base, *, forward: bool) -> dict[str, Row]:
+    """Return the answer by part: shared, control, service.
+
+    Of more than one step, a part has those whose last step (of a TCB; the first one, of an
+    impact boundary) is by it. Services are told apart even where they are not members.
+    """
+    one = _parts_forward if forward else _parts_backward
+    if base.depth == 0:
+        return {part: Row.none(engine.n) for part in PARTS}
+    direct = one(engine, row, base)
+    if base.depth == 1:
+        return direct
+    before = base._replace(depth=None if base.depth is None else base.depth - 1)
+    inner = (tcb_row if forward else impact_row)(engine, row, before)
+    steps = {
+        "shared": engine.sharing(base.ask),
+        "control": _control(engine, base),
+        "service": engine.services(),
+    }
+    if base.through == "power":
+        if not forward:
+            return direct
+        steps = {"control": powers(engine)}
+    for part, relation in steps.items():
+        turned = relation if forward else relation.T
+        direct[part].add(
+            Row(
+                spread_once(turned.certain, inner.sure),
+                spread_once(turned.possible, inner.may),
+            )
+        )
+    return {part: found.drop(row) for part, found in direct.items()}

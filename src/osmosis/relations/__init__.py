@@ -1,0 +1,1 @@
+"""Linux understood: snapshot columns to nodes, edges and relations."""
