@@ -1,0 +1,1 @@
+"""The paper's evaluation on real systems: one module per mechanism, one runner."""

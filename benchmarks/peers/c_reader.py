@@ -1,0 +1,37 @@
+"""The floor, called through ctypes: maps and pagemap read by a bare C loop and thrown away."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from benchmarks.peers.compiled import compiled
+
+
+class Result(ctypes.Structure):
+    """What was read, and how long it took."""
+
+    _fields_ = [  # noqa: RUF012  # ctypes wants a plain list
+        (name, ctypes.c_uint64)
+        for name in ("vmas", "present", "absent", "sum", "cpu_ns", "wall_ns")
+    ]
+
+
+@cache
+def _library() -> Any:
+    return ctypes.CDLL(str(compiled("c_reader", library=True)))
+
+
+def read_all(pids: Sequence[int], *, gallop: bool = True, only_maps: bool = False) -> Result:
+    """Read all, in one thread, the GIL released. RuntimeError if a process could not be read."""
+    out = Result()
+    numbers = (ctypes.c_int * len(pids))(*pids)
+    done = _library().read_all(
+        numbers, len(pids), int(gallop), int(only_maps), ctypes.byref(out)
+    )
+    if done != len(pids):
+        msg = f"{len(pids) - done} processes could not be read"
+        raise RuntimeError(msg)
+    return out

@@ -1,0 +1,312 @@
+"""Capture of real processes against the floor and against other ways to read the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import osmosis
+from benchmarks.conftest import captured, ratios
+from benchmarks.farm import Shape
+from benchmarks.peers import c_reader, numpy_capture, plain_python, psutil_queries
+from osmosis.capture.ledger import Ledger
+from osmosis.capture.memory import MemoryReader, probe
+from osmosis.capture.processes import list_pids, read_processes
+from osmosis.snapshot import StringPool
+
+PLAIN = Shape(processes=500)
+RESERVED = Shape(processes=300, reserve_gib=8)
+INTERLEAVED = Shape(processes=500, interleaved=True)
+
+
+def skipped_frames() -> list[int]:
+    """Frames that are the kernel's own: the zero page, and the huge one."""
+    host = probe()
+    huge = [] if host.huge_zero_pfn >= 1 << 60 else range(host.huge_zero_pfn, host.huge_zero_pfn + 512)
+    return [host.zero_pfn, *huge]
+
+
+def memory_only(pids: list[int], threads: int = 1) -> Any:
+    """``read()`` of the memory of processes that are pinned already; returns what runs it."""
+    pool = StringPool()
+    record = read_processes("/proc", list_pids("/proc", pids), pool=pool, ledger=Ledger(pool))
+
+    def run() -> dict[str, Any]:
+        reader = MemoryReader(record, ledger=Ledger(pool), pool=pool, threads=threads)
+        reader.read()
+        return reader.columns()
+
+    return run, record
+
+
+def test_memory_against_the_bare_reader(farms, beside, table):
+    farm = farms(PLAIN)
+    run, record = memory_only(farm.pids)
+    answers: dict[str, Any] = {}
+    with record:
+        columns, seconds = beside(
+            run,
+            {
+                "floor": lambda: c_reader.read_all(farm.pids),
+                "capture": lambda: captured(farm, threads=1),
+            },
+            answers=answers,
+        )
+
+    assert int(columns["vma_present"].sum()) == answers["floor"].present
+    assert len(columns["vma_start"]) == answers["floor"].vmas + len(farm.pids)  # and vsyscall
+    table.add(
+        "memory (maps, pagemap, index) ÷ bare C loop, one thread",
+        ratios(seconds["ours"], seconds["floor"]),
+        target=1.35,
+        bound=4,
+        note=f"CPU time, {len(farm.pids)} processes",
+    )
+    table.add(
+        "the whole capture() ÷ the same bare C loop",
+        ratios(seconds["capture"], seconds["floor"]),
+        bound=6,
+        note="and credentials, namespaces, checks",
+    )
+    per = [s / len(farm.pids) * 1e6 for s in seconds["floor"]]
+    table.add("the bare C loop itself, per process", per, unit="us")
+
+
+def test_memory_of_interleaved_zygotes(farms, beside, table):
+    farm = farms(INTERLEAVED)
+    run, record = memory_only(farm.pids)
+    answers: dict[str, Any] = {}
+    with record:
+        columns, seconds = beside(
+            run, {"floor": lambda: c_reader.read_all(farm.pids)}, rounds=5, answers=answers
+        )
+
+    assert int(columns["vma_present"].sum()) == answers["floor"].present
+    table.add(
+        "memory ÷ bare C loop, children of four zygotes by turns",
+        ratios(seconds["ours"], seconds["floor"]),
+        bound=4,
+    )
+
+
+def test_memory_with_reservations_against_naive_reading(farms, beside, table):
+    farm = farms(RESERVED)
+    run, record = memory_only(farm.pids)
+    answers: dict[str, Any] = {}
+    with record:
+        columns, seconds = beside(
+            run,
+            {
+                "naive": lambda: c_reader.read_all(farm.pids[:40], gallop=False),
+                "floor": lambda: c_reader.read_all(farm.pids),
+            },
+            rounds=5,
+            answers=answers,
+        )
+
+    assert int(columns["vma_present"].sum()) == answers["floor"].present
+    each = [s * len(farm.pids) / 40 for s in seconds["naive"]]
+    table.add(
+        "memory ÷ naive reading of every VMA, 8 GiB reservations",
+        ratios(seconds["ours"], each),
+        target=0.40,
+        bound=0.8,
+    )
+    table.add("bare gallop ÷ bare naive", ratios(seconds["floor"], each))
+
+
+def test_two_threads_against_one(farms, beside, table):
+    farm = farms(PLAIN)
+    answers: dict[str, Any] = {}
+    snap, seconds = beside(
+        lambda: captured(farm, threads=2),
+        {"one": lambda: captured(farm, threads=1)},
+        clock=time.perf_counter,
+        answers=answers,
+    )
+
+    mine, theirs = map(numpy_capture.signature, (snap, answers["one"]))
+    np.testing.assert_array_equal(mine, theirs)
+    table.add(
+        "two threads ÷ one, wall",
+        ratios(seconds["ours"], seconds["one"]),
+        target=0.65,
+        bound=1.3,
+    )
+
+
+def test_against_numpy(farms, beside, table):
+    farm = farms(PLAIN)
+    skip = skipped_frames()
+    answers: dict[str, Any] = {}
+    snap, seconds = beside(
+        lambda: captured(farm, threads=1, sources=["memory"]),
+        {"numpy": lambda: numpy_capture.capture(farm.pids, skip)},
+        rounds=2,
+        answers=answers,
+    )
+
+    want, present = answers["numpy"]
+    np.testing.assert_array_equal(numpy_capture.signature(snap), want)
+    assert int(snap["vma_present"].sum()) == present
+    table.add(
+        "NumPy-only capture ÷ capture()",
+        ratios(seconds["numpy"], seconds["ours"]),
+        more_is_better=True,
+        bound=3,
+        note="CPU time, the same memory objects",
+    )
+
+
+def test_against_plain_python(farms, beside, table):
+    farm = farms(PLAIN)
+    pids, skip = farm.pids[:40], skipped_frames()
+    few = pids[:4]
+    answers: dict[str, Any] = {}
+    snap, seconds = beside(
+        lambda: captured_pids(pids),
+        {"python": lambda: plain_python.capture(few, skip)},
+        rounds=3,
+        answers=answers,
+    )
+
+    want = plain_python.shared_pages(answers["python"])
+    model = captured_pids(few).model()
+    rows = [model.pds.row(pid) for pid in few]
+    pages = model.shared_pages().toarray()
+    got = {(a, b): pages[i, j] for i, a in zip(rows, few) for j, b in zip(rows, few) if a <= b}
+    assert got == dict(want)
+    each = [s * len(pids) / len(few) for s in seconds["python"]]
+    table.add(
+        "plain Python, a page at a time ÷ capture()",
+        ratios(each, seconds["ours"]),
+        target=300,
+        more_is_better=True,
+        bound=10,
+    )
+
+
+def captured_pids(pids: list[int]) -> Any:
+    return osmosis.capture(pids, threads=1, sources=["memory"])
+
+
+def test_against_psutil(farms, beside, table):
+    farm = farms(PLAIN)
+    answers: dict[str, Any] = {}
+    snap, seconds = beside(
+        lambda: captured(farm, threads=1, sources=[]),
+        {
+            "psutil": lambda: psutil_queries.table(farm.pids),
+            "maps": lambda: psutil_queries.mapped_files(farm.pids[:10]),
+        },
+        rounds=5,
+        answers=answers,
+    )
+
+    columns = ("pid", "ppid", "ruid", "threads")
+    got = zip(*(snap[f"process_{c}"].tolist() for c in columns), strict=True)
+    assert list(got) == answers["psutil"]
+    table.add(
+        "psutil, 4 facts of each process ÷ capture() of all facts but memory",
+        ratios(seconds["psutil"], seconds["ours"]),
+        more_is_better=True,
+    )
+    whole, _ = captured(farm, threads=1, sources=["memory"]), None
+    assert files_of(whole, farm.pids[:10]) == answers["maps"]
+    each = [s / 10 * 1e3 for s in seconds["maps"]]
+    table.add("psutil, files that one process maps (smaps)", each, unit="ms")
+
+
+def files_of(snap: Any, pids: list[int]) -> dict[int, set[str]]:
+    found = {}
+    rows = {pid: k for k, pid in enumerate(snap["process_pid"][snap["mm_process"]].tolist())}
+    for pid in pids:
+        a, b = snap["mm_vma_indptr"][rows[pid] : rows[pid] + 2]
+        names = {snap.text(int(k)) for k in snap["vma_path"][a:b] if k >= 0}
+        found[pid] = {name for name in names if name.startswith("/")}
+    return found
+
+
+SCRIPT = """
+import json, resource, sys, time
+import numpy, scipy.sparse, igraph
+import osmosis
+pids = json.load(sys.stdin)
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+times = {}
+def step(name, work):
+    began = time.perf_counter()
+    out = work()
+    times[name] = time.perf_counter() - began
+    return out
+snap = step("capture", lambda: osmosis.capture(pids))
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+model = step("model", snap.model)
+tcb = step("tcb", model.tcb_matrix)
+sizes = step("sizes", lambda: (tcb.counts(1), tcb.counts(0)))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+step("save", lambda: snap.save(sys.argv[1]))
+columns = sum(c.nbytes for c in snap.columns.values())
+json.dump({"times": times, "base": base, "after": after, "peak": peak, "columns": columns,
+           "tcb": sizes[0].tolist(), "ib": sizes[1].tolist()}, sys.stdout)
+"""
+
+
+@pytest.mark.parametrize("n", [100, 1000, 2000, 5000])
+def test_whole_host(n, farms, benchmark, table, small, room):
+    """Capture, model, every PD's TCB and IB, in a process of its own: times and peak memory."""
+    if small and n > 1000:
+        pytest.skip("--small")
+    farm = farms(Shape(processes=n))
+    path = room / f"farm{n}.osm"
+
+    def run() -> Any:
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, str(path)],
+            input=json.dumps(farm.pids),
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[1],
+            check=True,
+        )
+        return json.loads(done.stdout)
+
+    floor = c_reader.read_all(farm.pids)
+    got = benchmark.pedantic(run, rounds=3 if n <= 1000 else 1, iterations=1)
+
+    snap = osmosis.load(path)
+    assert snap.n_processes == n
+    assert int(snap["vma_present"].sum()) == floor.present
+    tcb = snap.model().tcb_matrix()
+    assert tcb.T.counts(1).tolist() == got["ib"]
+    assert sum(got["tcb"]) == sum(got["ib"])
+    times = got["times"]
+    total = sum(times[k] for k in ("capture", "model", "tcb", "sizes"))
+    parts = ", ".join(f"{k} {times[k]:.2f}" for k in ("capture", "model", "tcb", "sizes"))
+    table.add(
+        f"{n} processes: capture + model + every TCB and IB, two threads",
+        total,
+        unit="s",
+        target=5 if n == 1000 else None,
+        note=parts,
+    )
+    table.add(
+        f"{n} processes: peak memory beyond the interpreter and the snapshot",
+        (got["peak"] - got["base"]) / 1024 - got["columns"] / (1 << 20),
+        unit="MiB",
+        target=1024 if n == 5000 else None,
+        note=f"snapshot {got['columns'] >> 20} MiB in memory, {path.stat().st_size >> 10} KiB saved",
+    )
+    table.add(
+        f"{n} processes: capture, per process",
+        times["capture"] / n * 1e6,
+        unit="us",
+        note=f"wall, two threads; bare C loop {floor.cpu_ns / n / 1000:.0f} us, one thread",
+    )

@@ -1,0 +1,186 @@
+"""Every query, of one PD and of the whole host, beside graph libraries that are asked the same."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import numpy as np
+import pytest
+
+import osmosis
+from benchmarks.peers import networkx_queries, rustworkx_queries
+from benchmarks.peers.edges import Expanded
+
+ASKED = 12
+
+
+def model_of(snap):
+    """A model that has answered nothing yet."""
+    return snap.replace().model()
+
+
+def some_rows(n, k, seed=7):
+    return np.sort(np.random.default_rng(seed).choice(np.arange(1, n + 1), k, replace=False))
+
+
+def each(work, arguments):
+    """Seconds of each call."""
+    out = []
+    for argument in arguments:
+        began = time.perf_counter()
+        work(*argument)
+        out.append(time.perf_counter() - began)
+    return out
+
+
+@pytest.mark.parametrize("n", [100, 1000])
+def test_graph_libraries(n, made, beside, table):
+    model = model_of(made(n))
+    edges = Expanded(model)
+    peers = {"networkx": networkx_queries.Peer(edges), "rustworkx": rustworkx_queries.Peer(edges)}
+    rows = some_rows(n, 3).tolist()
+    answers: dict[str, list[set[int]]] = {}
+    relation, seconds = beside(
+        lambda: model_of(made(n)).sharing_matrix(access="W"),
+        {name: lambda peer=peer: [peer.shared(row) for row in rows] for name, peer in peers.items()},
+        clock=time.perf_counter,
+        rounds=3,
+        answers=answers,
+    )
+
+    for name in peers:
+        for row, found in zip(rows, answers[name], strict=True):
+            want = set(np.flatnonzero(relation.row_masks(row)[0]).tolist()) - {model.data.kernel}
+            assert found == want, name
+    cold = model_of(made(n))
+    cold.shared_resources(cold.pds[1], access="W")  # the index of the graph is made once
+    ours = each(lambda row: cold.shared_resources(cold.pds[int(row)], access="W"),
+                [(row,) for row in some_rows(n, ASKED)])  # fmt: skip
+    single = statistics.median(ours)
+    for name in peers:
+        one = [s / len(rows) for s in seconds[name]]
+        table.add(
+            f"{name}, who can write what x uses, each of {n} ÷ all pairs of ours",
+            [s * n / all_pairs for s, all_pairs in zip(one, seconds["ours"], strict=True)],
+            target=300 if name == "networkx" and n == 1000 else None,
+            more_is_better=True,
+            bound=2,
+            note=f"{len(edges):,} edges; {1e3 * statistics.median(one):.3g} ms a query",
+        )
+        table.add(
+            f"{name}, one such query ÷ one of ours, cold",
+            [s / single for s in one],
+            more_is_better=True,
+            note=f"ours {1e3 * single:.3g} ms, {n} processes",
+        )
+
+
+@pytest.mark.parametrize("source", ["synthetic1000", "synthetic5000", "farm1000", "farm5000"])
+def test_whole_host_queries(source, made, room, beside, table, small):
+    n = int(source.lstrip("abcdefghijklmnopqrstuvwxyz"))
+    if small and n > 1000:
+        pytest.skip("--small")
+    if source.startswith("farm"):
+        path = room / f"{source}.osm"
+        if not path.exists():
+            pytest.skip("the farm was not captured in this run")
+        snap = osmosis.load(path)
+    else:
+        snap = made(n)
+    model = model_of(snap)
+    cold = model_of(snap)
+    rows = some_rows(n, ASKED)
+    target = n == 5000
+    cold.shared_resources(cold.pds[1])
+    row_seconds = each(lambda row: cold.shared_resources(cold.pds[int(row)]).rows,
+                       [(row,) for row in rows])  # fmt: skip
+    table.add(f"{source}: cold row of shared_resources", [s * 1e3 for s in row_seconds],
+              unit="ms", target=3 if target else None)  # fmt: skip
+
+    sharing, seconds = beside(
+        lambda: model_of(snap).sharing_matrix(), {}, clock=time.perf_counter, rounds=1
+    )
+    for row in rows[:4].tolist():
+        want = cold.shared_resources(cold.pds[row])
+        np.testing.assert_array_equal(sharing.row(row).rows, want.rows)
+        np.testing.assert_array_equal(sharing.row(row).unknown.rows, want.unknown.rows)
+    table.add(f"{source}: sharing of all pairs (any access)", seconds["ours"], unit="s",
+              target=2.5 if target else None)  # fmt: skip
+
+    began = time.perf_counter()
+    tcb = model.tcb_matrix()
+    table.add(f"{source}: TCB of all PDs", time.perf_counter() - began, unit="s",
+              target=2.5 if target else None)  # fmt: skip
+    for row in rows[:4].tolist():
+        np.testing.assert_array_equal(tcb.row(row).rows, cold.tcb(cold.pds[row]).rows)
+
+    pairs = [(int(a), int(b)) for a, b in zip(some_rows(n, 60, 1), some_rows(n, 60, 2))]
+    warm = [s * 1e6 for s in each(lambda a, b: sharing[a, b], pairs)]
+    table.add(f"{source}: a pair, sharing[i, j]", statistics.median(warm), unit="us",
+              target=1 if target else None)  # fmt: skip
+    warm = [s * 1e6 for s in each(lambda a, b: sharing.row(a), pairs)]
+    table.add(f"{source}: a warm row, sharing.row(i)", statistics.median(warm), unit="us",
+              target=15 if target else None)  # fmt: skip
+    model.sharing_matrix()
+    warm = [s * 1e6 for s in each(lambda a, b: model.shares(model.pds[a], model.pds[b]), pairs)]
+    table.add(f"{source}: model.shares(x, y) with its evidence", statistics.median(warm), unit="us")
+
+    began = time.perf_counter()
+    pages = model.shared_pages()
+    table.add(f"{source}: shared_pages() of all pairs", time.perf_counter() - began, unit="s",
+              target=2 if target else None)  # fmt: skip
+    some = rows[:3]
+    want = frames_by_row(snap, some)
+    np.testing.assert_array_equal(pages[some][:, 1:].toarray(), want)
+
+    x, y = model.pds[int(rows[0])], model.pds[int(rows[1])]
+    for name, work in {
+        "tcb(x)": lambda: model.tcb(x),
+        "impact_boundary(x)": lambda: model.impact_boundary(x),
+        "controllers(x)": lambda: model.controllers(x),
+        "bfs(x)": lambda: model.bfs(x),
+        "rsi(x, y, MO)": lambda: model.rsi(x, y, "MO"),
+        "isolation(x, y)": lambda: dict(model.isolation(x, y)),
+        "explain(x, y)": lambda: model.explain(x, y),
+        "fr(x, y, kernel=True)": lambda: model.fr(x, y, kernel=True),
+    }.items():
+        try:
+            work()
+        except osmosis.OsmosisError:
+            continue
+        table.add(f"{source}: {name}", [s * 1e3 for s in each(work, [()] * 5)], unit="ms")
+
+
+def frames_by_row(snap, rows):
+    """The twin of shared_pages: by the columns of the snapshot, for some PDs (rows of the model)."""
+    process_of = np.empty(len(snap["vma_region"]), np.int64)
+    of_mm = np.repeat(np.arange(len(snap["mm_process"])), np.diff(snap["mm_vma_indptr"]))
+    process_of[snap["vma_region"]] = snap["mm_process"][of_mm]
+    out = np.zeros((len(rows), snap.n_processes), np.int64)
+    at = {int(row) - 1: k for k, row in enumerate(rows)}
+    wanted = np.zeros(snap.n_processes, bool)
+    wanted[list(at)] = True
+    before = np.concatenate([[0], np.cumsum(wanted[process_of])])
+    hit = before[snap["run_last"] + 1] > before[snap["run_first"]]
+    classes = np.repeat(np.arange(len(snap["class_pages"])), np.diff(snap["class_run_indptr"]))
+    for c in np.unique(classes[hit]).tolist():
+        runs = slice(snap["class_run_indptr"][c], snap["class_run_indptr"][c + 1])
+        spans = zip(snap["run_first"][runs].tolist(), snap["run_last"][runs].tolist(), strict=True)
+        members = np.unique(np.concatenate([process_of[a : b + 1] for a, b in spans]))
+        for member in members[wanted[members]].tolist():
+            out[at[member], members] += snap["class_pages"][c]
+    return out
+
+
+def test_huge(made, table, request, benchmark):
+    """Growth beyond this machine: 20 000 processes."""
+    if not request.config.getoption("--huge"):
+        pytest.skip("--huge")
+    snap = made(20_000)
+    model = benchmark.pedantic(lambda: model_of(snap), rounds=1, iterations=1)
+    began = time.perf_counter()
+    tcb = model.tcb_matrix()
+    table.add("20000 synthetic: TCB of all PDs", time.perf_counter() - began, unit="s")
+    row = int(some_rows(20_000, 1)[0])
+    np.testing.assert_array_equal(tcb.row(row).rows, model_of(snap).tcb(model.pds[row].pid).rows)
