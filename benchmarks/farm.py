@@ -54,11 +54,11 @@ class Shape:
 
 
 def _files(mib: int) -> list[str]:
-    """Existing files of some size, mapped as libraries are: those that we map ourselves first."""
+    """Existing files of some size, mapped as libraries are; none that a build may write to."""
     names: dict[str, int] = {}
     for line in Path("/proc/self/maps").read_text().splitlines():
         path = line.split(None, 5)[5:]
-        if path and path[0].startswith("/") and Path(path[0]).is_file():
+        if path and path[0].startswith(sys.base_prefix) and Path(path[0]).is_file():
             names[path[0]] = Path(path[0]).stat().st_size
     for path in sorted(Path(sys.prefix).rglob("*.so")):
         names.setdefault(str(path), path.stat().st_size)

@@ -17,7 +17,8 @@ from benchmarks.conftest import captured, ratios
 from benchmarks.farm import Shape
 from benchmarks.peers import c_reader, numpy_capture, plain_python, psutil_queries
 from osmosis.capture.ledger import Ledger
-from osmosis.capture.memory import MemoryReader, probe
+from osmosis.capture.memory import MemoryReader
+from osmosis.capture.memory_probe import probe
 from osmosis.capture.processes import list_pids, read_processes
 from osmosis.snapshot import StringPool
 
@@ -29,7 +30,9 @@ INTERLEAVED = Shape(processes=500, interleaved=True)
 def skipped_frames() -> list[int]:
     """Frames that are the kernel's own: the zero page, and the huge one."""
     host = probe()
-    huge = [] if host.huge_zero_pfn >= 1 << 60 else range(host.huge_zero_pfn, host.huge_zero_pfn + 512)
+    huge = (
+        [] if host.huge_zero_pfn >= 1 << 60 else range(host.huge_zero_pfn, host.huge_zero_pfn + 512)
+    )
     return [host.zero_pfn, *huge]
 
 
@@ -170,7 +173,7 @@ def test_against_plain_python(farms, beside, table):
     pids, skip = farm.pids[:40], skipped_frames()
     few = pids[:4]
     answers: dict[str, Any] = {}
-    snap, seconds = beside(
+    _, seconds = beside(
         lambda: captured_pids(pids),
         {"python": lambda: plain_python.capture(few, skip)},
         rounds=3,
@@ -181,7 +184,8 @@ def test_against_plain_python(farms, beside, table):
     model = captured_pids(few).model()
     rows = [model.pds.row(pid) for pid in few]
     pages = model.shared_pages().toarray()
-    got = {(a, b): pages[i, j] for i, a in zip(rows, few) for j, b in zip(rows, few) if a <= b}
+    where = list(zip(rows, few, strict=True))
+    got = {(a, b): pages[i, j] for i, a in where for j, b in where if a <= b}
     assert got == dict(want)
     each = [s * len(pids) / len(few) for s in seconds["python"]]
     table.add(
@@ -191,10 +195,6 @@ def test_against_plain_python(farms, beside, table):
         more_is_better=True,
         bound=10,
     )
-
-
-def captured_pids(pids: list[int]) -> Any:
-    return osmosis.capture(pids, threads=1, sources=["memory"])
 
 
 def test_against_psutil(farms, beside, table):
@@ -218,8 +218,7 @@ def test_against_psutil(farms, beside, table):
         ratios(seconds["psutil"], seconds["ours"]),
         more_is_better=True,
     )
-    whole, _ = captured(farm, threads=1, sources=["memory"]), None
-    assert files_of(whole, farm.pids[:10]) == answers["maps"]
+    assert files_of(captured(farm, sources=["memory"]), farm.pids[:10]) == answers["maps"]
     each = [s / 10 * 1e3 for s in seconds["maps"]]
     table.add("psutil, files that one process maps (smaps)", each, unit="ms")
 
@@ -230,7 +229,7 @@ def files_of(snap: Any, pids: list[int]) -> dict[int, set[str]]:
     for pid in pids:
         a, b = snap["mm_vma_indptr"][rows[pid] : rows[pid] + 2]
         names = {snap.text(int(k)) for k in snap["vma_path"][a:b] if k >= 0}
-        found[pid] = {name for name in names if name.startswith("/")}
+        found[pid] = {name for name in names if Path(name).is_file()}
     return found
 
 
@@ -257,6 +256,10 @@ columns = sum(c.nbytes for c in snap.columns.values())
 json.dump({"times": times, "base": base, "after": after, "peak": peak, "columns": columns,
            "tcb": sizes[0].tolist(), "ib": sizes[1].tolist()}, sys.stdout)
 """
+
+
+def captured_pids(pids: list[int]) -> Any:
+    return osmosis.capture(pids, threads=1, sources=["memory"])
 
 
 @pytest.mark.parametrize("n", [100, 1000, 2000, 5000])
@@ -302,7 +305,7 @@ def test_whole_host(n, farms, benchmark, table, small, room):
         (got["peak"] - got["base"]) / 1024 - got["columns"] / (1 << 20),
         unit="MiB",
         target=1024 if n == 5000 else None,
-        note=f"snapshot {got['columns'] >> 20} MiB in memory, {path.stat().st_size >> 10} KiB saved",
+        note=f"snapshot {got['columns'] >> 20} MiB, saved {path.stat().st_size >> 10} KiB",
     )
     table.add(
         f"{n} processes: capture, per process",

@@ -22,7 +22,8 @@ def test_save_and_load(n, made, room, beside, table, small):
 
     for name, column in snap.columns.items():
         np.testing.assert_array_equal(loaded[name], column)
-    note = f"{path.stat().st_size / (1 << 20):.1f} MiB for {sum(c.nbytes for c in snap.columns.values()) >> 20} MiB of columns"
+    columns = sum(c.nbytes for c in snap.columns.values()) >> 20
+    note = f"{path.stat().st_size / (1 << 20):.1f} MiB for {columns} MiB of columns"
     table.add(
         f"load {n} synthetic processes", seconds["ours"], unit="s",
         target=1 if n == 5000 else None, note=note,
@@ -31,13 +32,11 @@ def test_save_and_load(n, made, room, beside, table, small):
 
 
 @pytest.mark.parametrize("n", [1000, 5000])
-def test_model(n, made, room, beside, table, small):
+def test_model(n, made, beside, table, small):
     if small and n > 1000:
         pytest.skip("--small")
     snap = made(n)
-    model, seconds = beside(
-        lambda: snap.replace().model(), {}, clock=time.perf_counter, rounds=3
-    )
+    model, seconds = beside(lambda: snap.replace().model(), {}, clock=time.perf_counter, rounds=3)
 
     assert len(model.pds) == n + 1
     edges = int((model.data.runs.last - model.data.runs.first + 1).sum())

@@ -327,7 +327,7 @@ class Stage:
     def keep_network(self, *ours: str) -> None:
         """Put forwarding, the firewall and these links back at the end; one user at a time."""
         cache_dir().mkdir(parents=True, exist_ok=True)
-        lock = (cache_dir() / "network.lock").open("w")  # noqa: SIM115
+        lock = (cache_dir() / "network.lock").open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)
         self.on_close("network lock", lock.close)
         sysctls = {}

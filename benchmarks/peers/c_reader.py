@@ -13,7 +13,7 @@ from benchmarks.peers.compiled import compiled
 class Result(ctypes.Structure):
     """What was read, and how long it took."""
 
-    _fields_ = [  # noqa: RUF012  # ctypes wants a plain list
+    _fields_ = [  # ctypes wants a plain list
         (name, ctypes.c_uint64)
         for name in ("vmas", "present", "absent", "sum", "cpu_ns", "wall_ns")
     ]
@@ -28,9 +28,7 @@ def read_all(pids: Sequence[int], *, gallop: bool = True, only_maps: bool = Fals
     """Read all, in one thread, the GIL released. RuntimeError if a process could not be read."""
     out = Result()
     numbers = (ctypes.c_int * len(pids))(*pids)
-    done = _library().read_all(
-        numbers, len(pids), int(gallop), int(only_maps), ctypes.byref(out)
-    )
+    done = _library().read_all(numbers, len(pids), int(gallop), int(only_maps), ctypes.byref(out))
     if done != len(pids):
         msg = f"{len(pids) - done} processes could not be read"
         raise RuntimeError(msg)

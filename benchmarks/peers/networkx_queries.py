@@ -10,7 +10,7 @@ from benchmarks.peers.edges import Expanded
 
 
 class Peer:
-    """``shared(x)``: PDs that reach with W what x reaches; the kernel left out."""
+    """``shared(x, write=...)``: PDs that reach (with W) what x reaches; the kernel left out."""
 
     def __init__(self, edges: Expanded) -> None:
         self._edges = edges
@@ -24,16 +24,16 @@ class Peer:
             zip(edges.src[write].tolist(), edges.dst[write].tolist(), strict=True)
         )
 
-    def shared(self, row: int) -> set[int]:
-        """Rows of those who can write to what PD *row* uses."""
+    def shared(self, row: int, *, write: bool) -> set[int]:
+        """Rows of those who use, or with *write* can write to, what PD *row* uses."""
         resource, n = self._edges.resource, self._edges.n_pds
         targets = [node for node in nx.descendants(self.any, row) if resource[node]]
-        return {node for node in self._before(targets) if node < n and node != row}
+        return {node for node in self._before(targets, write) if node < n and node != row}
 
-    def _before(self, targets: Iterable[int]) -> set[int]:
+    def _before(self, targets: Iterable[int], write: bool) -> set[int]:
         found = set(targets)
         frontier = list(found)
-        pred = self.write.pred
+        pred = (self.write if write else self.any).pred
         while frontier:
             further = []
             for node in frontier:

@@ -83,8 +83,17 @@ def capture(pids: Iterable[int], skip: Iterable[int]) -> tuple[NDArray[Any], int
         pairs = np.unique(pfn * np.uint64(len(start)) + vma.astype(np.uint64))
         pfn, number = pairs // np.uint64(len(start)), pairs % np.uint64(len(start))
         file_page[pfn] = False
-        file_page[pfn[np.isin(pfn, np.unique(entries[(entries >> np.uint64(61)) & np.uint64(1)
-                                                     != 0] & np.uint64((1 << 55) - 1)))]] = True
+        file_page[
+            pfn[
+                np.isin(
+                    pfn,
+                    np.unique(
+                        entries[(entries >> np.uint64(61)) & np.uint64(1) != 0]
+                        & np.uint64((1 << 55) - 1)
+                    ),
+                )
+            ]
+        ] = True
         np.add.at(sums, pfn, mapping_hash(pid, start)[number.astype(np.int64)])
     frames = np.flatnonzero(sums)
     return _counted(sums[frames], file_page[frames], np.ones(len(frames), np.int64)), seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import psutil
 
@@ -18,8 +19,11 @@ def table(pids: Iterable[int]) -> list[tuple[int, int, int, int]]:
 
 
 def mapped_files(pids: Iterable[int]) -> dict[int, set[str]]:
-    """Files that each maps (psutil reads smaps for it)."""
+    """Files that each maps (psutil reads smaps for it), without what was unlinked.
+
+    psutil drops " (deleted)" where it finds no such file, and keeps it elsewhere.
+    """
     return {
-        pid: {m.path for m in psutil.Process(pid).memory_maps() if m.path.startswith("/")}
+        pid: {m.path for m in psutil.Process(pid).memory_maps() if Path(m.path).is_file()}
         for pid in pids
     }

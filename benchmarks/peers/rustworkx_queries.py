@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import numpy as np
 import rustworkx as rx
+from numpy.typing import NDArray
 
 from benchmarks.peers.edges import Expanded
 
 
 class Peer:
-    """``shared(x)``: PDs that reach with W what x reaches; the kernel left out."""
+    """``shared(x, write=...)``: PDs that reach (with W) what x reaches; the kernel left out."""
 
     def __init__(self, edges: Expanded) -> None:
         self._edges = edges
-        self.any = rx.PyDiGraph(multigraph=True)
-        self.any.add_nodes_from(range(edges.n_nodes))
-        self.any.add_edges_from_no_data(
-            list(zip(edges.src.tolist(), edges.dst.tolist(), strict=True))
-        )
-        write = edges.write
-        self.back = rx.PyDiGraph(multigraph=True)
-        self.back.add_nodes_from(range(edges.n_nodes))
-        self.back.add_edges_from_no_data(
-            list(zip(edges.dst[write].tolist(), edges.src[write].tolist(), strict=True))
-        )
+        self.any = self._graph(edges.src, edges.dst)
+        use = edges.write
+        self.back = {
+            True: self._graph(edges.dst[use], edges.src[use]),
+            False: self._graph(edges.dst, edges.src),
+        }
 
-    def shared(self, row: int) -> set[int]:
-        """Rows of those who can write to what PD *row* uses."""
+    def _graph(self, src: NDArray[np.int32], dst: NDArray[np.int32]) -> rx.PyDiGraph:
+        graph = rx.PyDiGraph(multigraph=True)
+        graph.add_nodes_from(range(self._edges.n_nodes))
+        graph.add_edges_from_no_data(list(zip(src.tolist(), dst.tolist(), strict=True)))
+        return graph
+
+    def shared(self, row: int, *, write: bool) -> set[int]:
+        """Rows of those who use, or with *write* can write to, what PD *row* uses."""
+        back = self.back[write]
         reached = np.fromiter(rx.descendants(self.any, row), np.int64)
         targets = reached[self._edges.resource[reached]].tolist()
-        start = self.back.add_node(None)
-        self.back.add_edges_from_no_data([(start, node) for node in targets])
-        found = rx.descendants(self.back, start)
-        self.back.remove_node(start)
+        start = back.add_node(None)
+        back.add_edges_from_no_data([(start, node) for node in targets])
+        found = rx.descendants(back, start)
+        back.remove_node(start)
         return {node for node in found if node < self._edges.n_pds and node != row}

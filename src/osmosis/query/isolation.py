@@ -1,7 +1,10 @@
 """Which layers separate two PDs: separated, shared or unknown, each with its evidence.
 
 A layer is a fact of each PD that can be compared: equal is shared, different is separated, and
-what was not read is unknown: missing data is no isolation. Facts come from ``Graph.layers``, else
+what was not read is unknown: missing data is no isolation. Facts come from ``Graph.layers``: by
+layer ``{"value": (P,), "source": text, "names": {value: text}}``, -1 for "not known"; or, where
+equal and different do not say it all, ``{"value": (P,) class, "separated": (K, K) bool, "maybe":
+(K, K) bool, "says": K texts, "source": text}``. Without a fact they come
 from the spaces of the layer's types that both hold. The kernel makes every layer and stands
 outside none: it shares all of them with everybody.
 """
@@ -129,6 +132,9 @@ class _Facts:
 
 def _by_value(fact: Mapping[str, Any]) -> _Facts:
     values = np.asarray(fact["value"])
+    if "separated" in fact:
+        of = values.astype(np.int32)
+        return _Facts(of, fact["separated"], fact["maybe"], fact["says"], str(fact["source"]))
     distinct, of = np.unique(values, return_inverse=True)
     known = distinct != -1
     differ = ~np.eye(len(distinct), dtype=bool)

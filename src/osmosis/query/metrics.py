@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from _fastproc import reach
 from osmosis.errors import QueryError
 from osmosis.graph.graph import ANY, POTENTIAL, SERVER, Edge, Kind
 from osmosis.graph.sets import Nodes
 from osmosis.query.engine import Engine
 from osmosis.query.options import type_mask, types_of
-from osmosis.query.reach import Incidence, incidence
-from osmosis.query.walk import Way
+from osmosis.query.reach import Incidence, Spans, incidence, spans
+from osmosis.query.walk import Way, distinct
 
 __all__ = [
     "fault_radii",
@@ -44,7 +45,7 @@ def _columns(engine: Engine, types: frozenset[str]) -> Incidence:
 def _matrix(columns: Incidence, group: I4, n: int) -> csr_array:
     """(n, C) csr_array of 1: which of n groups reach which column."""
     col = np.repeat(np.arange(len(columns.nodes)), columns.counts)
-    pairs = np.unique(group[columns.pds].astype(np.int64) * max(len(columns.nodes), 1) + col)
+    pairs = distinct(group[columns.pds].astype(np.int64) * max(len(columns.nodes), 1) + col)
     rows, cols = np.divmod(pairs, max(len(columns.nodes), 1))
     indptr = np.searchsorted(rows, np.arange(n + 1))
     return csr_array(
@@ -63,8 +64,14 @@ def shared_pages(
 ) -> csr_array:
     """Return base pages (4 KiB) that both reach, of memory objects, as int64.
 
-    The diagonal is a PD's own distinct pages. Time O(sum over memory objects of holders**2).
+    The diagonal is a PD's own distinct pages. Time O(n**2 + sum over memory objects of spans of
+    holders**2); of a few rows O(spans).
     """
+    found = _sums(engine, frozenset(["MO"]), group, n, rows)
+    if found is not None:
+        out = found if cols is None else csr_array(found[:, cols])
+        out.eliminate_zeros()
+        return out
     matrix, pages = weights(engine, frozenset(["MO"]), group, n)
     left = matrix if rows is None else matrix[rows]
     right = matrix if cols is None else matrix[cols]
@@ -72,6 +79,39 @@ def shared_pages(
     out = csr_array(out).astype(np.int64)
     out.eliminate_zeros()
     return csr_array(out)
+
+
+_FEW = 64  # rows that are summed one by one
+
+
+def _sums(
+    engine: Engine, types: frozenset[str], group: I4, n: int, rows: I4 | None
+) -> csr_array | None:
+    """(rows, n) pages that both reach, as int64; None where a weight is not a whole number."""
+    index = engine.index
+    alone = len(group) == n  # each PD is its own group
+    key = ("spans", types, None if alone else group.tobytes())
+
+    def make() -> Spans:
+        mask = type_mask(engine.graph, types)
+        value = None if alone else group.astype(np.int32)
+        return spans(index, Way(ANY), Kind.RESOURCE, mask, value=value)
+
+    columns: Spans = engine.once(key, make)
+    pages = engine.graph.pages[columns.nodes]
+    weight = pages.astype(np.int64)
+    if (weight != pages).any() or (weight < 0).any():
+        return None
+    by_place = index.by_place if alone else np.arange(n, dtype=np.int32)
+    of = (columns.indptr, columns.first, columns.last, weight)
+    if rows is None or len(rows) > _FEW:
+        indptr, indices, data = reach.meeting_sums(*of, by_place)
+        out = csr_array((data, indices, indptr), shape=(n, n))
+        return out if rows is None else csr_array(out[rows])
+    place = index.place if alone else by_place
+    dense = np.empty((len(rows), n), np.int64)
+    dense[:, by_place] = reach.row_sums(*of, place[rows], n)
+    return csr_array(dense)
 
 
 def rsi_matrix(
@@ -90,11 +130,7 @@ def rsi_matrix(
     if not isinstance(type_name, str):
         raise QueryError(f"rsi wants one type, not {type_name!r}")
     types = types_of(engine.graph, type_name)
-    matrix, pages = weights(engine, types or frozenset(), group, n)
-    size = np.asarray(matrix @ pages).ravel()
-    left = matrix if rows is None else matrix[rows]
-    right = matrix if cols is None else matrix[cols]
-    both = np.asarray((csr_array(left * pages[None, :]) @ right.T).toarray(), np.float64)
+    size, both = _common_pages(engine, types or frozenset(), group, n, rows, cols)
     either = (
         (size if rows is None else size[rows])[:, None]
         + (size if cols is None else size[cols])[None, :]
@@ -115,6 +151,23 @@ def rsi_matrix(
         out[row_rows == at, :] = share[row_cols]
         out[:, row_cols == at] = share[row_rows][:, None]
     return out
+
+
+def _common_pages(
+    engine: Engine, types: frozenset[str], group: I4, n: int, rows: I4 | None, cols: I4 | None
+) -> tuple[F8, F8]:
+    """Pages that each group reaches, (n,), and that each row and column both do."""
+    found = _sums(engine, types, group, n, None)
+    if found is not None:
+        some = found if rows is None else csr_array(found[rows])
+        some = some if cols is None else csr_array(some[:, cols])
+        size: F8 = np.asarray(found.diagonal(), np.float64)
+        return size, np.asarray(some.toarray(), np.float64)
+    matrix, pages = weights(engine, types, group, n)
+    left = matrix if rows is None else matrix[rows]
+    right = matrix if cols is None else matrix[cols]
+    both: F8 = np.asarray((csr_array(left * pages[None, :]) @ right.T).toarray(), np.float64)
+    return np.asarray(matrix @ pages, np.float64).ravel(), both
 
 
 def _of_types(engine: Engine, types: frozenset[str] | None) -> NDArray[np.bool_]:
@@ -186,7 +239,7 @@ def requests(
         users = np.unique(spaces.nonzero()[0]).astype(np.int32)
         src.append(users)
         dst.append(np.full(len(users), index.kernel, np.int32))
-    pairs = np.unique(np.concatenate(src).astype(np.int64) * max(p, 1) + np.concatenate(dst))
+    pairs = distinct(np.concatenate(src).astype(np.int64) * max(p, 1) + np.concatenate(dst))
     out_src, out_dst = np.divmod(pairs, max(p, 1))
     good = out_src != out_dst
     if not kernel and index.kernel is not None:

@@ -38,6 +38,15 @@ RESOURCE_TYPES = (
     "MQUEUE",
     "DEVICE",
     "CPU",
+    "DIRECTORY",
+    "EVENTFD",
+    "EPOLL",
+    "TIMERFD",
+    "SIGNALFD",
+    "INOTIFY",
+    "FANOTIFY",
+    "IO_URING",
+    "ANON",
 )
 SPACE_TYPES = (
     "ADDRESS_SPACE",

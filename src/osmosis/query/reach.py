@@ -8,17 +8,17 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from _fastproc import reach
 from osmosis.graph.graph import POTENTIAL, PRIVATE, Edge, Kind
-from osmosis.graph.relation import Bits, clear_diagonal, pack, words
-from osmosis.query.walk import Index, Way, gathered
+from osmosis.graph.relation import Bits, clear_diagonal
+from osmosis.query.walk import Index, Way, distinct, gathered
 
-__all__ = ["Incidence", "incidence", "joined"]
+__all__ = ["Incidence", "Spans", "incidence", "joined", "spans"]
 
 I4 = NDArray[np.int32]
 I8 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-_SMALL = 48  # holders of a node, below which its pairs are written one by one
 _CHUNK = 1 << 23  # pairs at once
 
 
@@ -69,7 +69,7 @@ def _reached(index: Index, way: Way) -> tuple[I4, I4, I4, I4]:
     if index.kernel is not None:
         own &= map_src != index.kernel
     all_pairs = np.concatenate([src, map_src[own]]) * n + np.concatenate([dst, map_dst[own]])
-    on = np.unique(np.concatenate([src[~ends] * n + dst[~ends], map_src[own] * n + map_dst[own]]))
+    on = distinct(np.concatenate([src[~ends] * n + dst[~ends], map_src[own] * n + map_dst[own]]))
     reached = [all_pairs]
     inner = ~index.is_pd[map_src]
     map_src, map_dst = map_src[inner], map_dst[inner]
@@ -82,10 +82,11 @@ def _reached(index: Index, way: Way) -> tuple[I4, I4, I4, I4]:
             low = np.searchsorted(key, nodes, "left")
             counts = np.searchsorted(key, nodes, "right") - low
             found = np.repeat(fresh - nodes, counts) + target[gathered(low, counts)]
-            fresh = np.setdiff1d(found, on)
-            on = np.union1d(on, fresh)
+            found = distinct(found)
+            fresh = found[~np.isin(found, on, assume_unique=True, kind="sort")]
+            on = np.sort(np.concatenate([on, fresh]))
             reached.append(fresh)
-    pairs = np.unique(np.concatenate(reached))
+    pairs = distinct(np.concatenate(reached))
     return (
         (pairs // n).astype(np.int32),
         (pairs % n).astype(np.int32),
@@ -135,8 +136,8 @@ def incidence(
         for some in _slices(counts):
             base = np.repeat(runs.dst[use[some]].astype(np.int64) * index.n_pds, counts[some])
             found = base + holder[gathered(low[some], counts[some])]
-            parts.append(np.unique(found))
-    pairs = np.unique(np.concatenate(parts)) if len(parts) > 1 else np.sort(parts[0])
+            parts.append(distinct(found))
+    pairs = distinct(np.concatenate(parts)) if len(parts) > 1 else np.sort(parts[0])
     nodes, starts = np.unique(pairs // max(index.n_pds, 1), return_index=True)
     return Incidence(
         nodes.astype(np.int32),
@@ -155,43 +156,93 @@ def _slices(counts: I8) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in pairwise(ends)]
 
 
-def joined(own: Incidence, other: Incidence, n: int) -> Bits:
-    """Return (n, words(n)) bits: i and j where i reaches a node of *own* that j does in *other*.
+@dataclass(frozen=True, slots=True, eq=False)
+class Spans:
+    """Which PDs reach which nodes, as spans of places: small where an incidence is not.
 
-    The join over nodes. Nodes with few holders are written pair by pair; of those with many,
-    each distinct pair of sets is joined once, by whole rows.
+    Column k is node ``nodes[k]``, reached by the places ``first[s] .. last[s]`` for s from
+    ``indptr[k]`` to ``indptr[k + 1]``: disjoint, rising, not empty. Without the kernel.
     """
-    out = np.zeros((n, words(n)), np.uint64)
-    both, a_at, b_at = np.intersect1d(
-        own.nodes, other.nodes, assume_unique=True, return_indices=True
+
+    nodes: I4  # (C,) ascending
+    indptr: I8  # (C + 1,)
+    first: I4  # (S,) places: PDs by `Index.place`, or groups
+    last: I4  # (S,) itself included
+
+    def take(self, columns: I8) -> Spans:
+        """Only the given columns, ascending."""
+        counts = np.diff(self.indptr)[columns]
+        at = gathered(self.indptr[:-1][columns], counts)
+        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return Spans(self.nodes[columns], indptr, self.first[at], self.last[at])
+
+
+def spans(
+    index: Index,
+    way: Way,
+    kind: Kind,
+    types: Bools | None,
+    only: I4 | None = None,
+    value: I4 | None = None,
+) -> Spans:
+    """Return which PDs reach which nodes, without writing the pairs out.
+
+    Parameters
+    ----------
+    index, way, kind, types, only
+        As for `incidence`.
+    value
+        (P,) int32, the place of each PD, which several may have; None: `Index.place`.
+
+    """
+    graph, runs = index.graph, index.runs.runs
+    value = index.place if value is None else value
+    wanted = graph.kind == kind
+    if types is not None:
+        wanted &= types[graph.type]
+    if only is not None:
+        chosen = np.zeros(len(wanted), bool)
+        chosen[only] = True
+        wanted &= chosen
+    pd, node, on_pd, on_node = _reached(index, way)
+    keep = wanted[node]
+    pd, node = pd[keep], node[keep]
+    order = np.lexsort((value[pd], node))
+    pd, node = pd[order], node[order]
+    explicit, starts = np.unique(node, return_index=True)
+    ends = np.append(starts[1:], len(node))[: len(starts)]
+    places, at = index.runs.by_node.at(on_node)
+    order = np.argsort(places, kind="stable")
+    places = places[order]
+    holder = np.concatenate([value[pd], value[on_pd[at[order]]]]).astype(np.int32)
+    use = np.flatnonzero(wanted[runs.dst] & ((runs.perm & way.need) == way.need))
+    offset = np.searchsorted(places, np.arange(len(runs.source) + 1)) + len(pd)
+    low, high = offset[runs.first[use]], offset[runs.last[use] + 1]
+    use, low, high = use[low < high], low[low < high], high[low < high]
+    column = np.concatenate([explicit, runs.dst[use]])
+    low, high = np.concatenate([starts, low]), np.concatenate([ends, high])
+    order = np.argsort(column, kind="stable")
+    nodes, begins = np.unique(column[order], return_index=True)
+    found = reach.spans(
+        np.append(begins, len(column)).astype(np.int64),
+        low[order].astype(np.int64),
+        high[order].astype(np.int64),
+        holder,
     )
-    if not len(both):
-        return out
-    na, nb = own.counts[a_at], other.counts[b_at]
+    return Spans(nodes.astype(np.int32), *found)
+
+
+def joined(own: Spans, other: Spans, index: Index) -> Bits:
+    """Return (P, words(P)) bits: i and j where i reaches a node of *own* that j does in *other*."""
+    _, a_at, b_at = np.intersect1d(own.nodes, other.nodes, assume_unique=True, return_indices=True)
+    a, b = own.take(a_at), other.take(b_at)
     # A node that only one PD reaches makes no neighbours.
-    alone = (na == 1) & (nb == 1)
-    alone[alone] = own.pds[own.indptr[a_at[alone]]] == other.pds[other.indptr[b_at[alone]]]
-    a_at, b_at, na, nb = a_at[~alone], b_at[~alone], na[~alone], nb[~alone]
-    small = na * nb <= _SMALL * _SMALL
-    flat = out.reshape(-1)
-    width = out.shape[1]
-    for some in _slices((na * nb)[small]):
-        a, b, ca, cb = a_at[small][some], b_at[small][some], na[small][some], nb[small][some]
-        i = np.repeat(own.pds[gathered(own.indptr[a], ca)], np.repeat(cb, ca))
-        j = other.pds[gathered(np.repeat(other.indptr[b], ca), np.repeat(cb, ca))]
-        pairs = np.unique(i.astype(np.int64) * n + j)
-        i, j = pairs // n, pairs % n
-        np.bitwise_or.at(flat, i * width + (j >> 6), np.uint64(1) << (j & 63).astype(np.uint64))
-    seen: set[tuple[bytes, bytes]] = set()
-    order = np.argsort(-(na * nb), kind="stable")
-    for k in order[~small[order]].tolist():
-        i = own.pds[own.indptr[a_at[k]] : own.indptr[a_at[k]] + na[k]]
-        j = other.pds[other.indptr[b_at[k]] : other.indptr[b_at[k]] + nb[k]]
-        key = (i.tobytes(), j.tobytes())
-        if key in seen:
-            continue
-        seen.add(key)
-        mask = np.zeros((1, n), bool)
-        mask[0, j] = True
-        out[i] |= pack(mask)
-    return clear_diagonal(out)
+    alone = np.diff(a.indptr) == 1
+    alone &= np.diff(b.indptr) == 1
+    k = np.flatnonzero(alone)
+    x, y = a.indptr[k], b.indptr[k]
+    same = (a.first[x] == b.first[y]) & (a.first[x] == a.last[x]) & (b.first[y] == b.last[y])
+    keep = np.setdiff1d(np.arange(len(a_at)), k[same], assume_unique=True)
+    a, b = a.take(keep), b.take(keep)
+    bits = reach.meeting_bits(a.indptr, a.first, a.last, b.indptr, b.first, b.last, index.by_place)
+    return clear_diagonal(bits)

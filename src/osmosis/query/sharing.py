@@ -12,7 +12,7 @@ from osmosis.graph.graph import ANY, Edge, Kind
 from osmosis.graph.relation import Relation, pack
 from osmosis.graph.sets import Nodes
 from osmosis.query.options import RESOURCE_TYPES, SPACE_TYPES, type_mask
-from osmosis.query.reach import incidence, joined
+from osmosis.query.reach import joined, spans
 from osmosis.query.walk import Index, Way, walk
 
 __all__ = ["Ask", "Row", "common", "reach", "reached_nodes", "shared_row", "sharing"]
@@ -60,9 +60,17 @@ class Row:
 
 
 def _wanted(index: Index, kind: Kind, types: frozenset[str] | None) -> Bools:
-    wanted: Bools = index.graph.kind == kind
-    of = type_mask(index.graph, types)
-    return wanted if of is None else wanted & of[index.graph.type]
+    """(N,) bool, read-only: nodes of a kind and of types; kept, as each row asks for them."""
+    key = (kind, types)
+    kept = index.wanted.get(key)
+    if kept is None:
+        kept = index.graph.kind == kind
+        of = type_mask(index.graph, types)
+        if of is not None:
+            kept &= of[index.graph.type]
+        kept.setflags(write=False)
+        index.wanted[key] = kept
+    return kept
 
 
 def reach(index: Index, row: int, need: int, ask: Ask) -> tuple[Bools, Bools]:
@@ -161,16 +169,16 @@ def sharing(index: Index, ask: Ask) -> Relation:
     types = type_mask(index.graph, ask.types)
 
     def made(possible: bool) -> tuple[NDArray[np.uint64], Bools]:
-        other = incidence(index, Way(ask.access, possible, ask.potential), ask.kind, types)
+        other = spans(index, Way(ask.access, possible, ask.potential), ask.kind, types)
         own = other
         if ask.own != ask.access:
             way = Way(ask.own, possible, ask.potential)
-            own = incidence(index, way, ask.kind, types, only=other.nodes)
+            own = spans(index, way, ask.kind, types, only=other.nodes)
         holds = np.zeros(n, bool)
         if kernel is not None:
             wanted = _wanted(index, ask.kind, ask.types)
             holds = _holders(index, wanted, ask.own, possible, ask)
-        return joined(own, other, n), holds
+        return joined(own, other, index), holds
 
     sure, sure_holds = made(False)
     may, may_holds = made(True) if index.mixed else (sure.copy(), sure_holds.copy())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,11 @@ from osmosis.graph.graph import ANY, POTENTIAL, PRIVATE, Edge, Edges, Graph, Kin
 from osmosis.graph.relation import Relation
 from osmosis.query.options import DEFAULT_VERBS
 
-__all__ = ["Index", "Side", "Way", "gathered", "walk"]
+__all__ = ["Index", "Side", "Way", "distinct", "gathered", "walk"]
 
 I4 = NDArray[np.int32]
 Bools = NDArray[np.bool_]
+T = TypeVar("T", bound=np.generic)
 _LONGEST = 31  # classes of run length: 2**0 .. 2**30, all that int32 can number
 
 
@@ -32,6 +33,21 @@ def gathered(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np
         return np.empty(0, np.int64)
     before = np.cumsum(counts) - counts
     return np.repeat(starts - before, counts) + np.arange(total)
+
+
+def distinct(values: NDArray[T]) -> NDArray[T]:
+    """Return the distinct values, ascending, by sorting.
+
+    ``np.unique`` hashes since NumPy 2.3, and takes a hundred times as long for keys in a pattern
+    such as ``pd * n + node``.
+    """
+    ordered = np.sort(values)
+    if len(ordered) < 2:
+        return ordered
+    first = np.ones(len(ordered), bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    out: NDArray[T] = ordered[first]
+    return out
 
 
 class Side:
@@ -126,7 +142,45 @@ class Index:
         self.mixed = any(
             bool((part.perm != part.maybe).any()) for part in self.kinds.values() if len(part)
         )
+        self.wanted: dict[tuple[Kind, frozenset[str] | None], Bools] = {}  # see query.sharing
         self._hold: Relation | None = None
+        self._by_place: I4 | None = None
+        self._place: I4 | None = None
+
+    @property
+    def by_place(self) -> I4:
+        """(P,) PD rows in the order in which sets of PDs that map the same come in few spans.
+
+        Sources of runs stand in an order in which those of one kind are neighbours. A PD has its
+        place by that of its sources which the most runs cover: where it differs from its like.
+        """
+        with self.lock:
+            if self._by_place is None:
+                runs = self.runs.runs
+                change = np.bincount(runs.first, minlength=len(runs.source) + 1).astype(np.int64)
+                change -= np.bincount(runs.last + 1, minlength=len(change))[: len(change)]
+                cover = np.cumsum(change)[: len(runs.source)]
+                holds = self.kinds[Edge.HOLD]
+                at, edge = self.runs.by_node.at(holds.dst)
+                pd = holds.src[edge]
+                own = self.runs.by_node.at(np.arange(self.n_pds, dtype=np.int32))
+                at, pd = np.concatenate([at, own[0]]), np.concatenate([pd, own[1]])
+                key = np.full(self.n_pds, -1, np.int64)  # the kernel, in front
+                order = np.lexsort((-at, cover[at]))  # the last one written has the most
+                key[pd[order]] = at[order]
+                self._by_place = np.argsort(key, kind="stable").astype(np.int32)
+            return self._by_place
+
+    @property
+    def place(self) -> I4:
+        """(P,) place of each PD, the inverse of `by_place`."""
+        by_place = self.by_place
+        with self.lock:
+            if self._place is None:
+                place = np.empty(self.n_pds, np.int32)
+                place[by_place] = np.arange(self.n_pds)
+                self._place = place
+            return self._place
 
     @property
     def hold(self) -> Relation:
@@ -234,7 +288,7 @@ def walk(
     wanted = frozenset(kinds)
     distance = np.full(index.n_nodes, -1, np.int32)
     expanded = np.zeros(index.n_nodes, bool)
-    frontier = np.unique(np.asarray(starts, np.int32))
+    frontier = distinct(np.asarray(starts, np.int32))
     distance[frontier] = 0
     expanded[frontier] = True
     d = 0
@@ -251,7 +305,7 @@ def walk(
         if not further:
             break
         nodes = np.concatenate(further)
-        frontier = np.unique(nodes[~expanded[nodes]])
+        frontier = distinct(nodes[~expanded[nodes]])
         expanded[frontier] = True
     return distance
 
