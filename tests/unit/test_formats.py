@@ -23,6 +23,7 @@ from osmosis.formats.part import part
 from osmosis.formats.svg import WIDEST, cut, to_svg, width_of
 from osmosis.formats.view import MOST_NEIGHBOURS, Link, Node, View, view
 from osmosis.model import Model
+from strategies import graph_of, systems
 
 HOSTILE = "\x1b[31mred\n[b]x[/b]\u202egpj\udcff\"\\N<script>&amp;']]>\x00\ufffe" + "x" * 5000
 SVG = "{http://www.w3.org/2000/svg}"
@@ -82,6 +83,28 @@ def test_a_private_hold_does_not_write_what_is_behind_it():
     assert memory.role == "read"
 
 
+def test_mappings_without_a_frame_stand_with_the_others():
+    model = Model(graph("a HOLD v:VMR RW", "a HOLD w:VMR R", "a HOLD f:FILE R", pds=["a"]))
+    made = view(model, model.pd("id:a"))
+    assert {n.type: n.column for n in made.nodes} == {"PD": 0, "VMR": 1, "FILE": 2}
+
+
+def test_what_a_mapping_permits_is_never_more_certain_than_the_edge():
+    model = Model(
+        graph(
+            "a HOLD v:VMR - maybe=RWX", "a HOLD w:VMR R maybe=RW", "a HOLD x:VMR -", "b HOLD x R",
+            pds=["a", "b"],
+        )
+    )  # fmt: skip
+    made = view(model, model.pd("id:a"))
+    said = {n.id: (n.lines[0], n.role) for n in made.nodes if n.column == 1}
+    assert said == {
+        "v": ("RWX?", "private"),
+        "w": ("R W?", "private"),
+        "x": ("no access", "read"),
+    }
+
+
 def test_potential_edges_are_not_drawn():
     model = Model(graph("a HOLD m:MO RW", "b HOLD m RW potential", pds=["a", "b"]))
     assert titles(view(model, model.pd("id:a")), "PD") == ["a"]
@@ -139,6 +162,47 @@ def test_what_was_not_seen_is_noted():
     model = Model(graph("a HOLD m:MO R", pds=["a", "b"], unseen={"MO": {"a": "RWX"}}))
     assert "could not be read: MO" in " ".join(view(model, model.pd("id:a")).notes)
     assert "could not be read of them" in " ".join(view(model, model.pd("id:b")).notes)
+
+
+@settings(deadline=None, max_examples=120)
+@given(system=systems(), runs=st.booleans(), data=st.data())
+def test_a_view_is_what_the_queries_say(system, runs, data):
+    model = Model(graph_of(system, runs=runs))
+    pd = model.pds[data.draw(st.integers(0, len(model.pds) - 1))]
+    if pd == model.kernel:
+        return
+    full = view(model, pd, full=True)
+    grouped = view(model, pd)
+
+    def possible(found):
+        return {*found.ids, *found.unknown.ids}
+
+    drawn = {node.id: node for node in full.nodes}
+    reached = possible(model.bfs(pd, kinds={"RESOURCE", "SPACE"}))
+    assert reached <= set(drawn)
+    kernel = model.kernel
+    shared = set()
+    for other in model.pds:
+        if other in (pd, kernel):
+            continue
+        theirs = possible(model.bfs(other, kinds={"RESOURCE"}))
+        mine = {name for name in reached if drawn[name].kind == "RESOURCE"}
+        if theirs & mine:
+            shared.add(other.id)
+        writes = possible(model.bfs(other, kinds={"RESOURCE"}, access="W"))
+        for name in mine:
+            role = drawn[name].role
+            assert role != "private" or name not in theirs
+            assert role == "written" or name not in writes
+    assert shared <= set(drawn)
+    left_out = set(drawn) - {name for node in grouped.nodes for name in node.members}
+    # Who is only in the same spaces is counted there, and no node.
+    assert all(drawn[name].kind == "PD" for name in left_out)
+    assert not left_out & shared
+    pages = sum(node.pages for node in full.nodes)
+    assert sum(node.pages for node in grouped.nodes) == pytest.approx(pages)
+    for made in (full, grouped):
+        ET.fromstring(to_svg(made))
 
 
 # -- writers

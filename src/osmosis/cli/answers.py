@@ -106,13 +106,15 @@ def _print(
     live = source.host is not None and pds.members is None
     users = any(pds.user[row] is not None for row, _ in shown)
     containers = any(pds.container[row] is not None for row, _ in shown)
-    columns = [("PID", "right") if live else ("ID", "left"), ("NAME", "left")]
+    grouped = pds.members is not None
+    columns = [("PID", "right") if live else ("ID", "left"), ("NAME", "left")][grouped:]
     columns += [("USER", "left")] * users + [("CONTAINER", "left")] * containers
     columns += [("PAGES", "right")] * (pages is not None) + [("BY", "left")]
     cells = []
     for row, sure in shown:
         one = pds[row]
-        line_: list[object] = [one.pid if live else one.id, one.comm or "-"]
+        named: list[object] = [one.pid if live else one.id, one.comm or "-"]
+        line_ = named[grouped:]
         line_ += [one.user or "-"] * users + [one.container or "-"] * containers
         if pages is not None:
             line_.append(pages.get(row, 0))

@@ -67,4 +67,5 @@ def graph(
         write_text(output, WRITERS[ending](drawn), force=force)
         size = f"{len(drawn.nodes)} nodes, {len(drawn.links)} edges"
     print_lines(f"{escape(str(output))}: {name_of(pd)}, {size}")
-    return Code.INCOMPLETE if coverage.gaps(source, [pd.row]) else Code.ANSWERED
+    doubt = coverage.gaps(source, [pd.row]) or source.model.shared_resources(pd).unknown.rows.size
+    return Code.INCOMPLETE if doubt else Code.ANSWERED

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from osmosis.graph.graph import ANY, Edge, Graph, Kind
+from osmosis.graph.graph import ANY, POTENTIAL, Edge, Edges, Graph, Kind, no_runs
 from osmosis.model import Model
 
 __all__ = ["pages_shared"]
@@ -49,12 +49,15 @@ def _pairs(graph: Graph) -> Iterator[tuple[I8, I4]]:
     """(memory object, PD) of every certain path over HOLD and MAP, some objects at a time."""
     kinds = [t for t, name in enumerate(graph.types) if name == "MO"]
     is_mo = np.isin(graph.type, kinds) & (graph.kind == Kind.RESOURCE)  # not the space MO
-    reached = _explicit(graph)  # node * P + PD, ascending
+    runs, edges = graph.runs, graph.edges
+    if np.isin(runs.dst, np.union1d(runs.source, edges.src[edges.kind == Edge.MAP])).any():
+        # Paths that go on behind a run: never of a host, whose runs end in memory.
+        runs, edges = no_runs(), Edges.concatenate([edges, runs.expand()])
+    reached = _explicit(edges, graph.n_pds)  # node * P + PD, ascending
     p = graph.n_pds
     node, holder = np.divmod(reached, p)
     direct = is_mo[node]
     mo, pd = node[direct], holder[direct].astype(np.int32)
-    runs = graph.runs
     use = np.flatnonzero(((runs.perm & ANY) != 0) & is_mo[runs.dst])
     use = use[np.argsort(runs.dst[use], kind="stable")]
     low = np.searchsorted(node, runs.source, "left")
@@ -83,10 +86,10 @@ def _pairs(graph: Graph) -> Iterator[tuple[I8, I4]]:
     yield mo[rest], pd[rest]
 
 
-def _explicit(graph: Graph) -> I8:
+def _explicit(edges: Edges, n_pds: int) -> I8:
     """Node * P + PD, ascending, of every certain path over explicit HOLD and MAP edges."""
-    edges, p = graph.edges, np.int64(graph.n_pds)
-    sure = (edges.perm & ANY) != 0
+    p = np.int64(n_pds)
+    sure = ((edges.perm & ANY) != 0) & ((edges.flags & POTENTIAL) == 0)
     hold = sure & (edges.kind == Edge.HOLD) & (edges.dst >= p)
     seen: I8 = np.unique(edges.dst[hold] * p + edges.src[hold])
     step = np.flatnonzero(sure & (edges.kind == Edge.MAP))
@@ -107,4 +110,5 @@ def _ranges(sizes: NDArray[np.integer]) -> I8:
     """0 .. sizes[0]-1, 0 .. sizes[1]-1, ... end to end."""
     ends = np.cumsum(sizes, dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) - np.repeat(ends - sizes, sizes)
+    out: I8 = np.arange(total) - np.repeat(ends - sizes, sizes)
+    return out

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osmosis.formats.near import Near, neighbourhood
-from osmosis.graph.graph import ANY, Edge, Graph, Kind, R, W, X
+from osmosis.graph.graph import ANY, Edge, Graph, Kind
 from osmosis.graph.pds import PD
 from osmosis.model import Model
+from osmosis.query.explain import letters as named
 
 __all__ = ["Link", "Node", "View", "view"]
 
@@ -119,7 +120,7 @@ def _notes(near: Near) -> list[str]:
 
 def letters(mask: int) -> str:
     """Return a mask as text, "RW"; "" where it has no letter."""
-    return "".join(name for name, bit in (("R", R), ("W", W), ("X", X)) if mask & bit)
+    return named(mask).strip("-")
 
 
 def _is_memory(graph: Graph, node: int) -> bool:
@@ -140,14 +141,21 @@ def _column(near: Near, node: int, maps_on: set[int]) -> int:
 
 
 def _maps_on(near: Near) -> set[int]:
-    """Resources that map to others: what stands between a PD and memory."""
-    edges = near.edges
-    resource = near.graph.kind == Kind.RESOURCE
-    step = (edges.kind == Edge.MAP) & resource[edges.src]
-    mapping = set(np.unique(edges.src[step]).tolist())
-    types = {int(near.graph.type[node]) for node in mapping}
-    alike = [n for n in near.nodes.tolist() if resource[n] and int(near.graph.type[n]) in types]
-    return mapping | set(alike)
+    """Resources that stand between a PD and what it maps: VMRs, and types that mostly map on.
+
+    By type, so that all of one type are in one column: a VMR without a frame is a VMR.
+    """
+    edges, graph = near.edges, near.graph
+    resource = graph.kind == Kind.RESOURCE
+    maps = np.zeros(len(resource), bool)
+    maps[edges.src[(edges.kind == Edge.MAP) & resource[edges.src]]] = True
+    here = near.nodes[resource[near.nodes]]
+    out: set[int] = set()
+    for number in np.unique(graph.type[here]).tolist():
+        nodes = here[graph.type[here] == number]
+        if graph.types[number] == "VMR" or 2 * np.count_nonzero(maps[nodes]) > len(nodes):
+            out.update(nodes.tolist())
+    return out
 
 
 def _links(near: Near, of: Mapping[int, int]) -> list[Link]:
@@ -246,8 +254,9 @@ def _how(near: Near, node: int) -> str:
 def _others(rows: NDArray[np.int32], subject: NDArray[np.int32]) -> NDArray[np.int32]:
     """*rows* without those of the subject, both ascending."""
     if len(subject) == 1:
-        return rows[rows != subject[0]]
-    found: NDArray[np.int32] = np.setdiff1d(rows, subject, assume_unique=True)
+        found: NDArray[np.int32] = rows[rows != subject[0]]
+    else:
+        found = np.setdiff1d(rows, subject, assume_unique=True)
     return found
 
 
@@ -405,10 +414,17 @@ class _Grouping:
                 wanted.discard(b)  # held by several: drawn with the first
                 by_holder.setdefault(self.of[a], []).append(b)
         for nodes in by_holder.values():
-            kind = _type(self.graph, nodes[0])
-            self._add(
-                _Group("RESOURCE", kind, 1, "neighbour", nodes, f"{kind}: {len(nodes)} of theirs")
-            )
+            self._add_theirs(nodes, "of theirs", "neighbour")
+        self._add_theirs(sorted(wanted), "that nobody here holds", "more")
+
+    def _add_theirs(self, nodes: list[int], whose: str, role: str) -> None:
+        by_type: dict[str, list[int]] = {}
+        for node in nodes:
+            by_type.setdefault(_type(self.graph, node), []).append(node)
+        for name, some in sorted(by_type.items()):
+            title = f"{name}: {len(some)} {whose}"
+            pages = self._pages(name, some)
+            self._add(_Group("RESOURCE", name, 1, role, some, title, [], pages))
 
     # -- resources
 
@@ -423,7 +439,10 @@ class _Grouping:
         rank = {"written": 0, "writes": 1, "read": 2, "private": 2}
         for name in sorted(found, key=lambda t: (t != "MO", t)):
             groups = found[name]
-            ranked = sorted(groups, key=lambda k: (rank[k[0]], -self._pages(groups[k]), k))
+            ranked = sorted(
+                groups,
+                key=lambda k: (rank[k[0]], -self._pages(name, groups[k]), -len(groups[k]), k),
+            )
             most = MOST_RESOURCES
             shown = ranked if len(ranked) <= most + 1 else ranked[:most]
             for how, sharers in shown:
@@ -432,12 +451,12 @@ class _Grouping:
             if rest:
                 self._add_rest(name, rest, [n for key in rest for n in groups[key]])
 
-    def _pages(self, nodes: Sequence[int]) -> float:
-        return float(self.graph.pages[list(nodes)].sum())
+    def _pages(self, name: str, nodes: Sequence[int]) -> float:
+        return float(self.graph.pages[list(nodes)].sum()) if name == "MO" else 0.0
 
     def _add_resources(self, name: str, nodes: list[int], how: str, key: bytes) -> None:
         sharers = np.frombuffer(key, np.int32).tolist()
-        pages = self._pages(nodes) if name == "MO" else 0.0
+        pages = self._pages(name, nodes)
         title = f"MO: {_pages(pages)}" if name == "MO" else f"{name}: {len(nodes)}"
         group = _Group("RESOURCE", name, 2, how, nodes, title, [], pages)
         n = len(sharers)
@@ -464,7 +483,7 @@ class _Grouping:
         return any(row not in self.subject for row in found)
 
     def _add_rest(self, name: str, keys: list[tuple[str, bytes]], nodes: list[int]) -> None:
-        pages = self._pages(nodes) if name == "MO" else 0.0
+        pages = self._pages(name, nodes)
         title = f"MO: {_pages(pages, 'more ')}" if name == "MO" else f"{name}: {len(nodes)} more"
         sizes = [len(sharers) // 4 for _, sharers in keys]
         span = f"{min(sizes)} to {max(sizes)}" if min(sizes) < max(sizes) else f"{sizes[0]}"
@@ -485,30 +504,40 @@ class _Grouping:
         return named + ([f"and {len(paths) - _NAMED} more"] if len(paths) > _NAMED else [])
 
     def _mappings(self, nodes: Sequence[int]) -> None:
-        """What maps on, by type, permission and what it is."""
+        """What maps on, by type, permission, what it is, and whether others reach it."""
         edges = self.near.edges
         perm: dict[int, int] = {}
+        maybe: dict[int, int] = {}
         held = np.flatnonzero((edges.kind == Edge.HOLD) & (edges.dst >= self.graph.n_pds))
         for k in held.tolist():
             if int(edges.src[k]) in self.subject:
-                perm[int(edges.dst[k])] = perm.get(int(edges.dst[k]), 0) | int(edges.perm[k])
-        found: dict[tuple[str, str, str], list[int]] = {}
+                node = int(edges.dst[k])
+                perm[node] = perm.get(node, 0) | int(edges.perm[k])
+                maybe[node] = maybe.get(node, 0) | int(edges.maybe[k])
+        found: dict[tuple[str, str, str, str], list[int]] = {}
         for node in nodes:
             what = str(self.graph.notes.get(node, {}).get("vmr_type", ""))
-            key = (_type(self.graph, node), letters(perm.get(node, 0)), what)
+            sure, doubt = perm.get(node, 0), letters(maybe.get(node, 0) & ~perm.get(node, 0))
+            may = letters(sure) + (f" {doubt}?" if doubt else "")
+            if node in perm and not may:
+                may = "no access"
+            key = (_type(self.graph, node), may.strip(), what, _how(self.near, node))
             found.setdefault(key, []).append(node)
         ranked = sorted(found, key=lambda k: (-len(found[k]), k))
         shown = ranked if len(ranked) <= MOST_MAPPINGS + 1 else ranked[:MOST_MAPPINGS]
         for key in shown:
-            name, may, what = key
+            name, may, what, how = key
             title = f"{name}: {len(found[key])}"
-            lines = [" ".join(filter(None, (what, may or "no access")))]
+            lines = [said] if (said := " ".join(filter(None, (what, may)))) else []
             lines += self._paths(found[key])
-            self._add(_Group("RESOURCE", name, 1, "private", found[key], title, lines))
-        rest = [node for key in ranked if key not in set(shown) for node in found[key]]
-        if rest:
-            name = _type(self.graph, rest[0])
-            self._add(_Group("RESOURCE", name, 1, "more", rest, f"{name}: {len(rest)} more"))
+            pages = self._pages(name, found[key])
+            self._add(_Group("RESOURCE", name, 1, how, found[key], title, lines, pages))
+        rest: dict[str, list[int]] = {}
+        for key in ranked[len(shown) :]:
+            rest.setdefault(key[0], []).extend(found[key])
+        for name, others in sorted(rest.items()):
+            title, pages = f"{name}: {len(others)} more", self._pages(name, others)
+            self._add(_Group("RESOURCE", name, 1, "more", others, title, [], pages))
 
     # -- spaces
 
