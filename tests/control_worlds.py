@@ -2,8 +2,8 @@
 
 import numpy as np
 from hypothesis import strategies as st
-from oracle_control import Cred, Proc, Process, Space
 
+from oracle_control import Cred, Proc, Process, Space
 from osmosis.schema import COLUMNS, NAMESPACES, NO_ID
 from osmosis.snapshot import Snapshot, StringPool, empty_columns
 
@@ -108,15 +108,17 @@ def _text(extents):
 
 def snapshot(world, **host):
     pool, rows = StringPool(), _Rows(world)
+    initial = next(x for x in rows.spaces if x.kind == "user" and x.parent is None)
+    others = {kind: Space(kind, None, initial) for kind in ("cgroup", "ipc", "net", "time", "uts")}
+    for space in others.values():
+        rows.add(space)
     out = {name: [] for name, column in COLUMNS.items() if column.indptr is None}
     n = len(world)
 
     def credentials(table, cred):
-        for names, ids in (("resfs", cred.uid), ("resfs", cred.gid)):
-            kind = "uid" if ids is cred.uid else "gid"
+        for kind, ids in (("uid", cred.uid), ("gid", cred.gid)):
             for name, value in zip(("r", "e", "s", "fs"), ids, strict=True):
                 out[f"{table}_{name}{kind}"].append(value)
-            assert names
         for name, value in (("prm", cred.prm), ("eff", cred.eff)):
             out[f"{table}_cap_{name}"].append(value)
 
@@ -150,6 +152,7 @@ def snapshot(world, **host):
             "uid_map": pool.add(_text(leader.user.uid_map)),
             "mm": p.mm,
         }
+        values |= {f"ns_{kind}": rows[id(space)] for kind, space in others.items()}
         for name, value in values.items():
             out[f"process_{name}"].append(value)
         views.setdefault(id(p.mnt), len(views))
@@ -166,7 +169,7 @@ def snapshot(world, **host):
         out["control_untraced"].append(0)
         out["control_fds"].append(0)
     for space in rows.spaces:
-        parent = rows.get(id(space.parent), -1 if space.kind != "mnt" else -2)
+        parent = rows.get(id(space.parent), -1 if space.kind in ("user", "pid") else -2)
         user = rows.get(id(space.user), -1)
         values = (NAMESPACES.index(space.kind), len(out["namespace_id"]) + 5, 0, space.owner)
         names = ("kind", "inode", "id", "owner", "parent", "user")

@@ -13,7 +13,7 @@ KILL, DAC_OVERRIDE, SYS_CHROOT, SYS_PTRACE, SYS_ADMIN, SYS_NICE, SYS_RESOURCE = 
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class Space:
     """A namespace."""
 
@@ -41,7 +41,7 @@ class Space:
         return next((b - a for a, b, n in extents if a <= 0 < a + n), 0)
 
 
-@dataclass
+@dataclass(eq=False)
 class Cred:
     user: Space
     uid: tuple[int, int, int, int]  # real, effective, saved, filesystem
@@ -51,7 +51,7 @@ class Cred:
     eff: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Proc:
     """A procfs mount."""
 
@@ -62,7 +62,7 @@ class Proc:
     gid: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Process:
     creds: list[Cred]  # the leader's first
     pid: Space
@@ -200,7 +200,7 @@ def joins(kind, a, b, processes):
         return p.creds[0].user if kind == "user" else getattr(p, kind)
 
     def reads(m):
-        return m is not a and any(
+        return m is a or any(
             (may_access(c, t, m, True) and shown(a, c, t, m, False))
             or (sees(a, m) and may_access(c, t, m, False))
             for c in a.creds

@@ -128,3 +128,22 @@ cdef struct pidfd_info:
 cdef enum:
     KCMP_FILE = 0
     KCMP_VM = 1
+
+# Messages of NETLINK_SOCK_DIAG. Source: include/uapi/linux/netlink.h, sock_diag.h, unix_diag.h,
+# inet_diag.h, netlink_diag.h, packet_diag.h, vm_sockets_diag.h (Linux v6.18).
+cdef enum:
+    NLMSG_ERROR_TYPE = 2
+    NLMSG_DONE_TYPE = 3
+    NLMSG_ALIGN_BYTES = 4
+    NLM_F_DUMP_INTR_BIT = 0x10
+    SOCK_DIAG_TYPE = 20          # SOCK_DIAG_BY_FAMILY
+    NLA_TYPE_BITS = 0x3FFF       # NLA_TYPE_MASK
+    UNIX_NAME_ATTR = 0
+    UNIX_VFS_ATTR = 1
+    UNIX_PEER_ATTR = 2
+    UNIX_ICONS_ATTR = 3
+    UNIX_RQLEN_ATTR = 4
+    UNIX_SHUTDOWN_ATTR = 6
+    UNIX_UID_ATTR = 7
+    INET_SHUTDOWN_ATTR = 8
+    INET_V6ONLY_ATTR = 11

@@ -1,10 +1,12 @@
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import disjoint_base
 
+@disjoint_base
 class FrameIndex:
-    def __init__(self) -> None: ...
+    def __new__(cls) -> Self: ...
     @property
     def replaced(self) -> int: ...
     @property

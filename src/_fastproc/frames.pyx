@@ -559,7 +559,8 @@ def canonical(
             for i in range(k, at):
                 h1 = _scatter(h1 ^ ((<uint64_t>of[i] << 32) | <uint64_t>ol[i]))
                 h1 ^= h1 >> 32
-                h2 = (h2 + ((<uint64_t>ol[i] << 32) | <uint64_t>of[i])) * <uint64_t>0xBF58476D1CE4E5B9ULL
+                h2 += (<uint64_t>ol[i] << 32) | <uint64_t>of[i]
+                h2 *= <uint64_t>0xBF58476D1CE4E5B9ULL
                 h2 ^= h2 >> 31
             oh[c, 0] = h1
             oh[c, 1] = h2

@@ -1,18 +1,20 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import disjoint_base
 
 def read_all(fd: int, hint: int = 65536) -> bytes: ...  # OSError
 
+@disjoint_base
 class VmaTable:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         add_string: Callable[[bytes], int],  # number of a string, the same for the same
         shm_dev: int,  # device of shared anonymous memory and SysV segments
         huge_devs: tuple[int, ...] = ...,  # those of the kernel's own hugetlbfs mounts
-    ) -> None: ...
+    ) -> Self: ...
     def __len__(self) -> int: ...
     def add(
         self,

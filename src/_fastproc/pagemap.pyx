@@ -170,7 +170,7 @@ def read_populated(
     """
     cdef:
         uint64_t[CHUNK] buffer
-        Py_ssize_t n_vmas = start.shape[0], v, i, first_new = vma, got = 0, n = 0
+        Py_ssize_t n_vmas = start.shape[0], v, i, got = 0, n = 0
         Py_ssize_t room = entries.shape[0]
         uint64_t p, stop, span_end, entry, pfn, vma_end, absent
         int64_t leap

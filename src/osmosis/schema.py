@@ -25,7 +25,10 @@ __all__ = [
     "FileKind",
     "FrameKind",
     "HandleKind",
+    "OpenKind",
+    "QuotaKind",
     "Status",
+    "SysvKind",
     "VmaKind",
 ]
 
@@ -49,11 +52,71 @@ class FileKind:
     FILE, SYSV, SHARED_ANON, DEVICE = range(4)
 
 
+class OpenKind:
+    """What an open file is (``open_kind``): by its mode, and by its name where it has none."""
+
+    (
+        FILE,
+        DIRECTORY,
+        PIPE,
+        SOCKET,
+        CHAR,
+        BLOCK,
+        NAMESPACE,
+        PIDFD,
+        EVENTFD,
+        EPOLL,
+        TIMERFD,
+        SIGNALFD,
+        INOTIFY,
+        FANOTIFY,
+        IO_URING,
+        ANON,
+        PTY,
+        OTHER,
+        MQUEUE,
+    ) = range(19)
+    NAMES = (
+        "file",
+        "directory",
+        "pipe",
+        "socket",
+        "char",
+        "block",
+        "namespace",
+        "pidfd",
+        "eventfd",
+        "epoll",
+        "timerfd",
+        "signalfd",
+        "inotify",
+        "fanotify",
+        "io_uring",
+        "anon",
+        "pty",
+        "other",
+        "mqueue",
+    )
+
+
 class FrameKind:
     """What a memory object's frames are (``class_kind``)."""
 
     ANON, FILE, KSM, HUGETLB, SWAP, DEVICE = range(6)
     NAMES = ("anon", "file", "ksm", "hugetlb", "swap", "device")
+
+
+class QuotaKind:
+    """What a cgroup's controller counts (``quota_kind``)."""
+
+    PAGE, PID, CPU, IO = range(4)
+    NAMES = ("PAGE_QUOTA", "PID_QUOTA", "CPU_QUOTA", "IO_QUOTA")
+
+
+class SysvKind:
+    """What an object of an ipc namespace is (``sysv_kind``)."""
+
+    SHM, SEM, MSG = range(3)
 
 
 class CgroupVerb:
@@ -231,6 +294,169 @@ COLUMNS: dict[str, Column] = {
         sure         i1  1: (dev, inode) names one object; 0: the filesystem reuses pairs (btrfs)
         """,
     ),
+    # Open files (capture/files.py), and whose they are.
+    **_table(
+        "fdtable",
+        """
+        process      i4  >process whose file descriptors were read, or could not be
+        status       u1  Status of them
+        """,
+    ),
+    **_table(
+        "fd",
+        """
+        process      i4  >process that has it
+        fd           i4  its number there
+        access       u1  R 4, W 2, as it was opened; 0 for O_PATH
+        open         i4  >open what it leads to
+        """,
+    ),
+    **_table(
+        "open",
+        """
+        kind         u1  OpenKind
+        dev          u8  st_dev, major << 32 | minor; of a pty that of its devpts, 0 if not known
+        inode        u8  st_ino; of a pty its index
+        rdev         u8  of a character or block device, major << 32 | minor; else 0
+        number       i8  of what only its open file tells apart, which; of a pidfd the pid; else -1
+        birth        i8  when the inode was made, ns since 1970; 0 if the filesystem does not tell
+        super        u8  s_dev of its superblock, as maps and mountinfo print it; 0 if not known
+        name         i4  >string where one link to it leads
+        sure         i1  1: told apart from every other; 0: may be the same as others of its kind
+        """,
+    ),
+    # Sockets (capture/sockets.py), by network namespace; those that are held and were in no answer
+    # come last.
+    **_table(
+        "socket",
+        """
+        inode        u8  of sockfs; 0 of a connection that no process has accepted yet, or closed
+        space        i4  >socketns the namespace it was read in, -1 if it was in no answer
+        status       u1  READ; SKIPPED: in no table since it is not bound; HIDDEN: nothing is known
+        family       u1  AF_*; 0 not told
+        type         u1  SOCK_*; 0 not told
+        protocol     u2  of inet, netlink and packet sockets
+        state        u1  TCP_*, of unix sockets too: 1 connected, 7 not, 10 listening
+        shutdown     u1  1 receives nothing more, 2 sends nothing more, 3 both; 255 not told
+        v6only       u1  1: an IPv6 socket that takes no IPv4
+        cookie       u8  the kernel's own number of it, never reused
+        peer         u8  unix: inode of the socket it sends to; netlink: port id; 0 none
+        local_hi     u8  first half of its address; an IPv4 address is IPv4-mapped
+        local_lo     u8  second half
+        local_port   u4  port; netlink: its port id; 0 none
+        remote_hi    u8  first half of the address that it is connected to
+        remote_lo    u8  second half
+        remote_port  u4  port that it is connected to
+        device       u4  number of the interface it is bound to, 0 for none
+        uid          u4  owner
+        queue        u4  of a listener, connections that wait to be accepted
+        vfs_dev      u8  unix: device of the socket file, major << 32 | minor, 0 for none
+        vfs_inode    u8  unix: lower 32 bits of its inode number
+        name         i4  >string unix: name, as bound (abstract: from NUL); of one in no answer its protocol
+        """,
+    ),
+    **_table(
+        "socketwait",
+        """
+        socket       i4  >socket a listening unix socket
+        client       u8  inode of a socket whose connection waits there, 0 if it has closed
+        """,
+    ),
+    **_table(
+        "socketns",
+        """
+        net          i4  >namespace a network namespace; -1 if no process is in it
+        inode        u8  its inode number
+        status       u1  Status of its sockets
+        nat          u1  1: the connections that it translates are known (table nat)
+        """,
+    ),
+    **_table(
+        "address",
+        """
+        space        i4  >socketns namespace that has it
+        hi           u8  first half of an IP address, as in table socket
+        lo           u8  second half
+        """,
+    ),
+    # Connections whose addresses a namespace translates (conntrack).
+    **_table(
+        "nat",
+        """
+        space        i4  >socketns namespace that does it
+        protocol     u2  IPPROTO_*
+        src_hi       u8  as sent: from
+        src_lo       u8  from, second half
+        src_port     u4  from, port
+        dst_hi       u8  as sent: to
+        dst_lo       u8  to, second half
+        dst_port     u4  to, port
+        back_src_hi  u8  as answered: from
+        back_src_lo  u8  from, second half
+        back_src_port u4 from, port
+        back_dst_hi  u8  as answered: to
+        back_dst_lo  u8  to, second half
+        back_dst_port u4 to, port
+        """,
+    ),
+    **_table(
+        "tunnel",
+        """
+        space        i4  >socketns namespace that a tun or tap device is in
+        name         i4  >string its name there
+        up           u1  1: a descriptor is attached to it
+        """,
+    ),
+    **_table(
+        "tap",
+        """
+        process      i4  >process that holds a descriptor of /dev/net/tun
+        name         i4  >string name, now, of the device that it is attached to
+        """,
+    ),
+    **_table(
+        "fuse",
+        """
+        process      i4  >process that holds a descriptor of /dev/fuse
+        dev          u8  s_dev of the superblock that it serves
+        known        u1  1: dev is known
+        """,
+    ),
+    # What the processes of one mount namespace, root and mount of that root see mounted.
+    **_table(
+        "tree",
+        """
+        process      i4  >process it was read through
+        status       u1  Status of its mountinfo
+        """,
+    ),
+    **_table(
+        "treemember",
+        """
+        process      i4  >process one that has a file tree
+        tree         i4  >tree what it sees; -1 if that was not read
+        """,
+    ),
+    **_table(
+        "mount",
+        """
+        tree         i4  >tree that it stands in
+        id           i4  its number; 0 of the root directory of a chroot that is no mount
+        parent       i4  number of the mount it stands on
+        dev          u8  s_dev of its superblock, major << 32 | minor
+        root         i4  >string what of the filesystem is mounted
+        point        i4  >string where, from the root of the tree
+        read_only    u1  bits: 1 the mount, 2 the superblock
+        kind         i4  >string type of filesystem
+        source       i4  >string what is mounted, in the words of who did it
+        options      i4  >string options of the mount, a space, and those of the superblock
+        propagation  i4  >string optional fields: shared:N master:N propagate_from:N unbindable
+        uid          u4  owner of its root; 0xFFFFFFFF if that was not looked at
+        gid          u4  group of its root
+        mode         u4  st_mode of its root
+        reach        i1  1: everybody may walk to it; 0: not everybody; -1 not looked at
+        """,
+    ),
     # Memory objects: all frames of one kind that exactly the same regions map.
     **_table(
         "class",
@@ -316,6 +542,55 @@ COLUMNS: dict[str, Column] = {
         gid          u4  group
         mode         u2  permission bits
         status       u1  READ or DENIED (Status); a file that is not there has no row
+        """,
+    ),
+    # Controllers of the cgroups that processes are in, and of those above (capture/quotas.py).
+    **_table(
+        "quota",
+        """
+        hierarchy    i4  >string as in cgroupmount
+        path         i4  >string path of the cgroup; "" for all that is above what can be seen
+        kind         u1  QuotaKind
+        limit        i4  >string its limits, file=value; "" none is set, -1 not readable
+        status       u1  READ; DENIED: it is there; SKIPPED, HIDDEN: it could not be looked for
+        """,
+    ),
+    **_table(
+        "processor",
+        """
+        number       i4  of a CPU that is online
+        node         i4  its NUMA node, -1 if not told
+        """,
+    ),
+    **_table(
+        "affinity",
+        """
+        process      i4  >process all of whose threads are kept off some processors
+        processor    i4  >processor one that it may run on; -1 if that was not read
+        """,
+    ),
+    # System V objects of every ipc namespace that a process is in (capture/ipc.py).
+    **_table(
+        "sysv",
+        """
+        ipc          i4  >namespace that it is in
+        kind         u1  SysvKind
+        id           i8  shmid, semid or msqid
+        key          i8  0 is IPC_PRIVATE
+        mode         u2  permission bits
+        uid          u4  owner, in the collector's user namespace
+        gid          u4  its group
+        cuid         u4  who made it
+        cgid         u4  the group of who made it
+        size         u8  shm: bytes; sem: how many; msg: bytes in the queue
+        attached     i8  shm: mappings of it (nattch), in all processes; else 0
+        """,
+    ),
+    **_table(
+        "ipcspace",
+        """
+        ipc          i4  >namespace an ipc namespace
+        status       u1  Status of its System V objects
         """,
     ),
     # Things held that give power over others.

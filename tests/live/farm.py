@@ -5,8 +5,8 @@
         farm.ask("writer", "look()")      # runs in that process; JSON values
         farm.frames()                     # pid -> set of frames, read entry by entry in Python
 
-The farm is one Child (children.py) that forks workers; each worker waits on a socket of its own and does
-nothing between two questions, so that its pages stay what they are.
+The farm is one Child (children.py) that forks workers; each worker waits on a socket of its own
+and does nothing between two questions, so that its pages stay what they are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from children import Child
 
@@ -27,8 +27,8 @@ NONE, READ, WRITE = 0, 1, 2
 SHARED, PRIVATE, ANONYMOUS, NORESERVE = 1, 2, 0x20, 0x4000
 libc.mmap.restype = libc.shmat.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
-for call in (libc.madvise, libc.mprotect, libc.mlock, libc.munmap):
-    call.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int][: 2 if call in (libc.mlock, libc.munmap) else 3]
+libc.madvise.argtypes = libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+libc.mlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 def area(name, pages, prot=READ | WRITE, flags=PRIVATE | ANONYMOUS, fd=-1):
     # Map it, and let stamps and looks know of it.
@@ -194,7 +194,7 @@ class Farm:
         self.child = Child(f"DIRECTORY = {str(directory)!r}\n" + WORKERS)
         self.child.do(program)
         self.pids: dict[str, int] = {"zygote": self.child.pid}
-        self.pids |= {k: v for k, v in self.child.ask("{k: v[0] for k, v in workers.items()}").items()}
+        self.pids |= self.child.ask("{k: v[0] for k, v in workers.items()}")
 
     def ask(self, name: str, code: str) -> Any:
         """Evaluate an expression in one of them."""
@@ -206,7 +206,7 @@ class Farm:
         """Frames of each process, by pid; see ``frames_of``."""
         return {pid: frames_of(pid) for pid in self.pids.values()}
 
-    def __enter__(self) -> Farm:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -226,7 +226,9 @@ def frames_of(pid: int) -> set[int]:
         open("/proc/kpageflags", "rb", buffering=0) as flags,
     ):
         for line in maps:
-            span, *_, name = line.split(maxsplit=5) if line.count(b" ") > 5 else [*line.split(), b""]
+            span, *_, name = (
+                line.split(maxsplit=5) if line.count(b" ") > 5 else [*line.split(), b""]
+            )
             name = name.strip()
             if name.startswith((b"[vdso]", b"[vvar", b"[vsyscall]")):
                 continue

@@ -1,4 +1,4 @@
-"""The real thing, on targets that may be lost: what the kernel does, and not only what it allows."""
+"""The real thing, on targets that may be lost: what the kernel does, not only what it allows."""
 
 import os
 import pty

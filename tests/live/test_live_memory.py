@@ -11,6 +11,7 @@ from children import child
 from farm import Farm, frames_of
 
 import osmosis
+from _fastproc import pagemap
 from osmosis.capture import memory
 from osmosis.schema import FileKind, FrameKind, Status
 
@@ -114,6 +115,48 @@ def test_without_pagemap_scan(farm, monkeypatch):
     assert not differing(shared(snap), want)
 
 
+SPARSE = """
+import mmap, random
+r, area = random.Random(3), mmap.mmap(-1, 60000 * 4096, mmap.MAP_PRIVATE)
+at = 0
+while at < 60000:
+    area[at * 4096] = 1
+    at += r.choice([1, 1, 2, 254, 255, 256, 257, 511, 512, 2047, 2048, 2049, r.randrange(6000)])
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+base = ctypes.addressof(ctypes.c_char.from_buffer(area))
+for first in range(700, 58900, 1900):  # cut it into VMAs that touch
+    ok(libc.mprotect(base + first * 4096, r.choice([1, 255, 300, 1000]) * 4096, 1))
+"""
+
+
+def test_leaping_over_what_is_absent_misses_nothing():
+    with child(SPARSE) as c:
+        vmas = [
+            [int(side, 16) for side in line.split()[0].split("-")]
+            for line in Path(f"/proc/{c.pid}/maps").read_text(errors="replace").splitlines()
+        ]
+        vmas = np.array([v for v in vmas if v[0] < 1 << 63], np.uint64)
+        start, end = (np.ascontiguousarray(side) for side in vmas.T)
+        found = []
+        for scan, room in ((False, 1 << 17), (True, 1 << 17), (True, 2048), (False, 2048)):
+            mine, counts = [[] for _ in vmas], np.zeros((len(vmas), 3), np.int64)
+            entries, indptr = np.empty(room, np.uint64), np.empty(len(vmas) + 1, np.int64)
+            status, vma, page = pagemap.FULL, 0, 0
+            with open(f"/proc/{c.pid}/pagemap", "rb") as file:
+                while status == pagemap.FULL:
+                    status, vma, page, _ = pagemap.read_populated(
+                        file.fileno(), start, end, np.zeros(len(vmas), np.uint8), entries,
+                        indptr, counts, vma, page, zero_pfn=2**64 - 1, huge_zero_pfn=2**64 - 1,
+                        scan=scan,
+                    )  # fmt: skip
+                    for v, words in enumerate(mine):
+                        words += entries[indptr[v] : indptr[v + 1]].tolist()
+            assert status == pagemap.DONE
+            found.append((mine, counts.tolist()))
+        assert sum(map(len, found[0][0])) > 300
+        assert all(one == found[0] for one in found)
+
+
 def test_a_reservation_of_64_gib_costs_nothing(farm):
     snap = osmosis.capture([farm.pids["fork0"]])
     assert (snap["vma_end"] - snap["vma_start"]).max() > 40 << 30
@@ -199,7 +242,9 @@ def test_writes_that_others_see(farm):
 
 
 def test_two_processes_in_one_address_space(need):
-    with child("import mmap; area = mmap.mmap(-1, 40960, mmap.MAP_PRIVATE); area[:] = b'x' * 40960") as c:
+    with child(
+        "import mmap; area = mmap.mmap(-1, 40960, mmap.MAP_PRIVATE); area[:] = b'x' * 40960"
+    ) as c:
         other = c.ask("clone_vm()")
         single = c.ask("fork()")
         for _ in range(5):
@@ -214,8 +259,12 @@ def test_two_processes_in_one_address_space(need):
         assert mm[rows[c.pid]] == mm[rows[other]] != mm[rows[single]]
         assert len(snap["mm_process"]) == 2
         model = snap.model()
-        assert {y.pid for y in model.shared_resources(c.pid, types="MO", access="W")} - {0} == {other}
-        assert {y.pid for y in model.shared_resources(other, types="MO", access="W")} - {0} == {c.pid}
+        assert {y.pid for y in model.shared_resources(c.pid, types="MO", access="W")} - {0} == {
+            other
+        }
+        assert {y.pid for y in model.shared_resources(other, types="MO", access="W")} - {0} == {
+            c.pid
+        }
         assert {y.pid for y in model.shared_resources(single, types="MO", access="W")} == {0}
         assert model.shares(c.pid, single, types="MO")  # copy on write: for reading
 
@@ -255,13 +304,63 @@ def test_merged_pages_are_shared_for_reading_only(need):
             path.write_text(text)
 
 
+HUGE = """
+MB2 = 1 << 21
+libc.mmap.restype = libc.shmat.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+def area(flags):
+    at = libc.mmap(None, 2 * MB2, 3, flags | 0x40000, -1, 0)  # MAP_HUGETLB
+    assert at != ctypes.c_void_p(-1).value
+    return at
+def put(at, value):
+    ctypes.c_uint64.from_address(at).value = value
+shared, private = area(0x21), area(0x22)
+put(shared, 1); put(private, 1); put(private + MB2, 1)
+def first_segment():
+    unshare(CLONE_NEWIPC)
+    key = ok(libc.shmget(0, MB2, 0o1600 | 0o4000))  # SHM_HUGETLB
+    put(libc.shmat(key, None, 0), 1)
+    assert key == 0
+"""
+
+
+def test_pages_of_hugetlb(need):
+    """Private and shared huge pages of a family, and a first SysV segment of huge pages each."""
+    pool = Path("/proc/sys/vm/nr_hugepages")
+    old = pool.read_text()
+    try:
+        pool.write_text("12")
+        need(int(pool.read_text()) >= 12, "no room for 12 huge pages")
+        with child(HUGE) as c:
+            kids = [c.ask("fork(first_segment)"), c.ask("fork(lambda: put(private, 2))")]
+            kids.append(c.ask("fork(first_segment)"))
+            for _ in range(5):
+                frames = {pid: frames_of(pid) for pid in (c.pid, *kids)}
+                snap = osmosis.capture(frames)
+                if frames == {pid: frames_of(pid) for pid in frames}:
+                    break
+            assert not differing(shared(snap), brute(frames))
+            assert len(frames[c.pid] & frames[kids[1]]) >= 1024
+            objects = np.flatnonzero(snap["object_kind"] == FileKind.SYSV)
+            assert len(objects) == 2
+            assert (snap["object_inode"][objects] == 0).all()
+            model = snap.model()
+            common = set(model.common_resources(kids[0], kids[2], types={"SHM"}).ids)
+            assert not common
+            assert model.shares(kids[0], kids[2], access="W")  # the shared area
+    finally:
+        pool.write_text(old)
+
+
 def test_a_file_mapped_by_a_strange_name(tmp_path):
     names = [b"a b\nc", b"x (deleted)", b"\xff\xfe", b"[vdso]", b"SYSV00000000"]
     paths = [bytes(tmp_path) + b"/" + name for name in names]
     for path in paths:
         with open(path, "wb") as file:
             file.write(b"x" * 4096)
-    code = f"import mmap; maps = [mmap.mmap(os.open(p, 0), 4096, mmap.MAP_SHARED, 1) for p in {paths}]"
+    code = (
+        f"import mmap; maps = [mmap.mmap(os.open(p, 0), 4096, mmap.MAP_SHARED, 1) for p in {paths}]"
+    )
     with child(code) as c:
         snap = osmosis.capture([c.pid])
         found = {snap.bytes(int(i)) for i in snap["vma_path"]}
@@ -274,16 +373,16 @@ def test_a_file_mapped_by_a_strange_name(tmp_path):
 
 
 def test_devices_are_devices():
-    code = "import mmap; z = mmap.mmap(os.open('/dev/zero', 2), 4096, mmap.MAP_PRIVATE, 3); z[0] = 1"
+    code = (
+        "import mmap; z = mmap.mmap(os.open('/dev/zero', 2), 4096, mmap.MAP_PRIVATE, 3); z[0] = 1"
+    )
     with child(code) as c:
         snap = osmosis.capture([c.pid])
         path = [snap.bytes(int(i)) for i in snap["object_path"]]
         at = path.index(b"/dev/zero")
         assert snap["object_kind"][at] == FileKind.DEVICE
         assert snap["object_rdev"][at] == 1 << 32 | 5
-        assert all(
-            snap["object_kind"][i] != FileKind.DEVICE for i in range(len(path)) if i != at
-        )
+        assert all(snap["object_kind"][i] != FileKind.DEVICE for i in range(len(path)) if i != at)
 
 
 def test_as_an_ordinary_user_the_sharing_of_files_is_still_known(need):

@@ -1,12 +1,12 @@
 """The control relation against its slow twin, on random hosts; and with facts hidden from it."""
 
 import numpy as np
-import oracle_control as oracle
 import pytest
-from control_worlds import hidden, snapshot, worlds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import oracle_control as oracle
+from control_worlds import hidden, snapshot, worlds
 from osmosis.relations.control.table import control
 
 EXACT = ("kill", "stop", "continue", "kill-group", "end-namespace", "limit", "sched")
@@ -20,7 +20,7 @@ def states(table, verb, n, effective):
 
 
 @pytest.mark.parametrize("effective", [False, True])
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(world=worlds())
 def test_agrees_with_the_oracle(world, effective):
     n = len(world)
@@ -42,7 +42,7 @@ def test_agrees_with_the_oracle(world, effective):
             assert not unknown, verb
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(world=worlds(), seed=st.integers(0, 2**32))
 def test_what_is_hidden_becomes_unknown_and_never_wrong(world, seed):
     n = len(world)
@@ -53,7 +53,7 @@ def test_what_is_hidden_becomes_unknown_and_never_wrong(world, seed):
                 assert state == oracle.may(verb, world[i], world[j], world, True), (verb, i, j)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(world=worlds())
 def test_findings_say_what_the_relation_says(world):
     n = len(world)

@@ -2,17 +2,18 @@
 
 import gc
 import os
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
 import numpy as np
-import oracle_memory as oracle
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from oracle_memory import entry, swap_entry
 
+import oracle_memory as oracle
 from _fastproc.frames import FrameIndex, canonical
+from oracle_memory import entry, swap_entry
 from osmosis.schema import FrameKind
 
 
@@ -222,7 +223,7 @@ def test_canonical_is_the_same_sets_with_the_fewest_runs(classes):
         pairs = list(zip(first[mine].tolist(), last[mine].tolist(), strict=True))
         assert {x for a, b in pairs for x in range(a, b + 1)} == want
         assert all(a <= b for a, b in pairs)
-        assert all(b + 1 < a for (_, b), (a, _) in zip(pairs, pairs[1:], strict=False))
+        assert all(b + 1 < a for (_, b), (a, _) in pairwise(pairs))
         sets.append(frozenset(want))
     for i, a in enumerate(sets):
         for j, b in enumerate(sets):

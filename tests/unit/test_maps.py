@@ -3,11 +3,11 @@
 import os
 
 import numpy as np
-import oracle_memory as oracle
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import oracle_memory as oracle
 from _fastproc.maps import VmaTable, read_all
 from osmosis.schema import FileKind, VmaKind
 from osmosis.snapshot import StringPool
@@ -189,16 +189,18 @@ lines = st.tuples(
     st.one_of(st.sampled_from([0, 7]), st.integers(0, 2**64 - 1)),
     paths,
 ).map(
-    lambda t: b"%x-%x %s %08x %02x:%02x %d %s%s\n"
-    % (
-        t[0],
-        min(t[0] + t[1], 2**64 - 1),
-        t[2].encode(),
-        t[3],
-        *t[4],
-        t[5],
-        b"   " if t[6] else b"",
-        t[6],
+    lambda t: (
+        b"%x-%x %s %08x %02x:%02x %d %s%s\n"
+        % (
+            t[0],
+            min(t[0] + t[1], 2**64 - 1),
+            t[2].encode(),
+            t[3],
+            *t[4],
+            t[5],
+            b"   " if t[6] else b"",
+            t[6],
+        )
     )
 )
 texts = st.lists(lines, max_size=6).map(b"".join)
@@ -220,7 +222,7 @@ def test_damaged_text_parses_as_the_twin_says_or_is_refused_alike(text, at, patc
     except ValueError as exc:
         with pytest.raises(ValueError) as caught:  # noqa: PT011
             made.add(text, 0)
-        assert caught.value.args == (exc.args[0][:200],)
+        assert caught.value.args == (exc.args[0][:200],)  # noqa: PT017
         assert len(made) == 0
     else:
         assert made.add(text, 0) == (0, len(want))

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-import oracle_memory as oracle
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import oracle_memory as oracle
 from osmosis.capture import memory_objects as mo
 from osmosis.schema import FrameKind
 
@@ -41,9 +41,7 @@ def test_dropped_regions_leave_no_trace(vmas, classes):
         sizes[k] += 1
     keep = np.array([kept for _, kept in vmas], bool)
     kind_sizes = np.array(sizes, np.int32)
-    order = mo.region_order(
-        np.array(kind, np.int32), np.array(ordinal, np.int32), kind_sizes, keep
-    )
+    order = mo.region_order(np.array(kind, np.int32), np.array(ordinal, np.int32), kind_sizes, keep)
     want = sorted((k, o, i) for i, (k, o) in enumerate(zip(kind, ordinal, strict=True)) if keep[i])
     number = {i: n for n, (*_, i) in enumerate(want)}
     base = np.concatenate([[0], np.cumsum(kind_sizes)])
@@ -338,9 +336,7 @@ def test_a_later_suspect_is_alone_if_the_anchor_lost_the_frame():
 def test_those_after_one_that_still_has_it_share_with_it():
     assert scripted([0, 1, 2, 3], now=[1], suspect={0, 1, 2, 3})[0] == [[0], [1, 2, 3]]
     # 0 has lost it; 1 has it, and was being read while 2 was: 2 may have been first.
-    groups, _ = scripted(
-        [0, 1, 2], now=[1], suspect={0, 1, 2}, begin=[0, 2, 3], end=[1, 4, 5]
-    )
+    groups, _ = scripted([0, 1, 2], now=[1], suspect={0, 1, 2}, begin=[0, 2, 3], end=[1, 4, 5])
     assert groups == [[0], [1], [2]]
 
 
@@ -353,9 +349,7 @@ def test_overlap_with_the_earliest_is_asked_for():
 @pytest.mark.parametrize(("objects", "groups"), [([5, 5], [[0, 1]]), ([5, 6], [[0], [1]])])
 def test_a_page_of_one_file_is_that_files(objects, groups):
     """The page cache does not hand a page on; but another file may get it."""
-    got, _ = scripted(
-        [0, 1], now=[], suspect={0, 1}, kind=FrameKind.FILE, region_object=objects
-    )
+    got, _ = scripted([0, 1], now=[], suspect={0, 1}, kind=FrameKind.FILE, region_object=objects)
     assert got == groups
 
 
@@ -405,8 +399,6 @@ def test_a_big_active_farm_is_looked_at_in_seconds():
         still=still,
     )
     checked = mo.recheck(objects, facts)
-    lonely = {
-        regions for (_, regions) in oracle.partition(checked.objects) if regions & {0, 1, 2}
-    }
+    lonely = {regions for (_, regions) in oracle.partition(checked.objects) if regions & {0, 1, 2}}
     assert all(len(regions) == 1 for regions in lonely)
     assert checked.dropped > 0

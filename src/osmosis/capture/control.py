@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from osmosis.capture.cgroups import read_cgroup_files
@@ -18,9 +17,8 @@ from osmosis.capture.handles import read_handles
 from osmosis.capture.ledger import Ledger
 from osmosis.capture.processes import ProcessRecord
 from osmosis.capture.views import read_views
-from osmosis.schema import COLUMNS
 
-__all__ = ["opens_by_handle", "read_control", "renumber"]
+__all__ = ["opens_by_handle", "read_control"]
 
 _FD_NSFS_ROOT = -10003  # include/uapi/linux/fcntl.h, v6.18
 _AT_EMPTY_PATH = 0x1000
@@ -38,39 +36,6 @@ def read_control(
         **read_cgroup_files(record, ledger=ledger),
         **read_handles(record, namespaces, ledger=ledger),
     }
-
-
-def renumber(
-    columns: Mapping[str, NDArray[Any]], stay: NDArray[np.intp], new_row: NDArray[np.int64]
-) -> dict[str, NDArray[Any]]:
-    """Return those columns after some processes were left out.
-
-    Parameters
-    ----------
-    columns
-        What ``read_control`` gave for P processes.
-    stay
-        Rows of the processes that stay, rising.
-    new_row
-        (P,) row of each, -1 for one that was left out.
-
-    """
-    out = {}
-    held = new_row[columns["handle_process"]] >= 0
-    target = columns["handle_target"]
-    held &= (target < 0) | (new_row[target] >= 0)
-    for name, column in columns.items():
-        table = COLUMNS[name].table
-        if table == "control":
-            kept = column[stay]
-        elif table == "handle":
-            kept = column[held]
-        else:
-            kept = column
-        if COLUMNS[name].refers == "process" and len(kept):
-            kept = np.where(kept < 0, kept, new_row[kept]).astype(column.dtype)
-        out[name] = kept
-    return out
 
 
 class _Handle(ctypes.Structure):

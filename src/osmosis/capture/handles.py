@@ -153,11 +153,11 @@ class _Reader:
                 free += by == 0
                 tracers.add(by)
         self.untraced[i] = free
-        for tid in tracers - {0}:
-            tracer = self.row_of_pid.get(tid)
+        for number in tracers - {0}:
+            tracer = self.row_of_pid.get(number)
             if tracer is None:  # a thread of its process
                 with suppress(OSError):
-                    text = _read(self.record.procfd, f"{tid}/status")
+                    text = _read(self.record.procfd, f"{number}/status")
                     tracer = self.row_of_pid.get(_field(text, b"Tgid"))
             if tracer is not None:
                 self.add(tracer, HandleKind.TRACER, target=i)
@@ -171,7 +171,7 @@ def _field(text: bytes, name: bytes) -> int:
 def _names(dirfd: int, path: str) -> list[str]:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dirfd)
     try:
-        return os.listdir(fd)
+        return os.listdir(fd)  # noqa: PTH208  # a descriptor has no Path
     finally:
         os.close(fd)
 

@@ -14,9 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from osmosis.capture.control import opens_by_handle, read_control
+from osmosis.capture.files import FileReader
+from osmosis.capture.ipc import read_ipc
 from osmosis.capture.ledger import HOST, Ledger
 from osmosis.capture.memory import MemoryReader
-from osmosis.capture.namespaces import read_namespaces
+from osmosis.capture.mounts import MountReader
+from osmosis.capture.namespaces import add_pinned, read_namespaces
 from osmosis.capture.processes import (
     Collector,
     ProcessRecord,
@@ -25,13 +29,17 @@ from osmosis.capture.processes import (
     read_processes,
     verify_all,
 )
+from osmosis.capture.quotas import read_quotas
+from osmosis.capture.sockets import SocketReader
 from osmosis.schema import NAMESPACES, Status
 from osmosis.snapshot import Snapshot, StringPool
 
 __all__ = ["SOURCES", "capture"]
 
 # Modules of capture/ that may be asked for by name; processes are always read.
-SOURCES = frozenset({"memory", "namespaces"})
+SOURCES = frozenset(
+    {"control", "files", "ipc", "memory", "mounts", "namespaces", "quotas", "sockets"}
+)
 # Counters of /proc/vmstat that tell of frames that moved without a page fault.
 MOVED = ("pgmigrate_success", "thp_collapse_alloc", "ksm_swpin_copy", "cow_ksm")
 
@@ -106,6 +114,16 @@ def capture(
         columns: dict[str, NDArray[Any]] = {}
         gone: set[int] = set()
         torn: set[int] = set()
+        trees = MountReader(record, ledger=ledger)
+        files = FileReader(record, trees, ledger=ledger, threads=threads)
+        # Files are told apart by their mounts. Read before the last look at each process.
+        if wanted & {"files", "mounts"}:
+            trees.read()
+        sockets = SocketReader(record, files, ledger=ledger)
+        if "files" in wanted:
+            files.read()
+        if "sockets" in wanted:
+            sockets.read()
         if "memory" in wanted:
             reader = MemoryReader(
                 record,
@@ -122,6 +140,8 @@ def capture(
         else:
             gone = _reread_torn(record, threads)
             ledger.add(HOST, "memory", Status.SKIPPED, "was not asked for")
+        if "files" in wanted:
+            files.refresh()
         if "namespaces" in wanted:
             columns |= read_namespaces(proc, record, record.held, ledger=ledger)
             columns |= _namespace_rows_of_objects(columns)
@@ -131,6 +151,33 @@ def capture(
         columns |= record.columns
         columns = _drop(record, columns, gone, torn)
         row_of = {pid: row for row, pid in enumerate(columns["process_pid"].tolist())}
+        if "files" in wanted:
+            columns |= files.columns(row_of)
+        else:
+            ledger.add(HOST, "files", Status.SKIPPED, "was not asked for")
+        if "sockets" in wanted:
+            columns |= sockets.columns(row_of, columns)
+        else:
+            ledger.add(HOST, "sockets", Status.SKIPPED, "was not asked for")
+        if wanted & {"files", "mounts"}:
+            columns |= trees.columns(row_of)
+        if "namespaces" in wanted:
+            columns |= add_pinned(columns, pool=pool, ledger=ledger)
+        if "mounts" not in wanted:
+            ledger.add(HOST, "mounts", Status.SKIPPED, "was not asked for")
+        if "ipc" in wanted and "namespaces" in wanted:
+            everyone = pids is None and not (collector.hidepid and not collector.may_trace)
+            columns |= read_ipc(record, columns, ledger=ledger, everyone=everyone)
+        else:
+            ledger.add(HOST, "ipc", Status.SKIPPED, "was not asked for, or namespaces were not")
+        if {"control", "namespaces"} <= wanted:
+            columns |= read_control(record, columns, ledger=ledger)
+        else:
+            ledger.add(HOST, "control", Status.SKIPPED, "was not asked for, or namespaces were not")
+        if "quotas" in wanted:
+            columns |= read_quotas(record, ledger=ledger)
+        else:
+            ledger.add(HOST, "quotas", Status.SKIPPED, "was not asked for")
         columns |= ledger.columns(row_of)
         columns |= pool.columns()
     host = _host_facts(proc, collector, started, vmstat, threads)
@@ -257,6 +304,7 @@ def _host_facts(
         "overflow_uid": _int(base / "sys/kernel/overflowuid"),
         "overflow_gid": _int(base / "sys/kernel/overflowgid"),
         "vmstat": {k: after[k] - vmstat[k] for k in after if k in vmstat},
+        "nsfs_handles": opens_by_handle(),
         "users": _users(),
     }
 

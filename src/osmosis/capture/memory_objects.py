@@ -215,9 +215,7 @@ def _among(frame: NDArray[np.uint64], held: NDArray[np.uint64]) -> NDArray[np.bo
     return same
 
 
-def _touched(
-    objects: Objects, rows: I64, regions: I64
-) -> tuple[NDArray[np.bool_], I64]:
+def _touched(objects: Objects, rows: I64, regions: I64) -> tuple[NDArray[np.bool_], I64]:
     """Which objects of *rows* map one of *regions* (rising), and which regions they map."""
     runs, indptr = _gather(objects.indptr, rows)
     lo = np.searchsorted(regions, objects.first[runs], "left")
@@ -232,9 +230,7 @@ def _touched(
     )
 
 
-def _take_apart(
-    objects: Objects, facts: Recheck, frame: NDArray[np.uint64], of: I64
-) -> Checked:
+def _take_apart(objects: Objects, facts: Recheck, frame: NDArray[np.uint64], of: I64) -> Checked:
     """Ask every holder of these frames, and group the sightings that belong together."""
     if not len(frame):
         return Checked(objects, 0, _NO_FRAMES, _NO_FRAMES, _NO_ROWS)
@@ -251,7 +247,8 @@ def _take_apart(
     by_mm = np.argsort(facts.region_mm[asked], kind="stable")
     asked = asked[by_mm]
     mms, first = np.unique(facts.region_mm[asked], return_index=True)
-    for mm, regions in zip(mms.tolist(), np.split(asked, first[1:]), strict=True):
+    asks = np.split(asked, first[1:]) if len(mms) else []
+    for mm, regions in zip(mms.tolist(), asks, strict=True):
         held[mm] = facts.still(mm, np.sort(regions))
     dropped = 0
     for piece in np.unique(part).tolist():
@@ -301,7 +298,10 @@ def _ask_all(
     return [
         there[lo:hi].reshape(n, k)
         for lo, hi, n, k in zip(
-            out_at[:-1].tolist(), out_at[1:].tolist(), counts[chosen].tolist(), sizes.tolist(),
+            out_at[:-1].tolist(),
+            out_at[1:].tolist(),
+            counts[chosen].tolist(),
+            sizes.tolist(),
             strict=True,
         )
     ]
@@ -322,11 +322,13 @@ def _split(
     anchors = ~suspect
     last = begin[anchors].max(initial=-1)
     old = anchors | (end <= last)
-    patterns, inverse = np.unique(there, axis=0, return_inverse=True)
-    inverse = inverse.reshape(-1)
+    # Frames that the same ones still have go together: rows of bits as keys.
+    patterns: dict[bytes, list[int]] = {}
+    for i, bits in enumerate(np.packbits(there, axis=1)):
+        patterns.setdefault(bits.tobytes(), []).append(i)
     dropped = 0
-    for number, still in enumerate(patterns):
-        mine = frames[inverse == number]
+    for which in patterns.values():
+        mine, still = frames[which], there[which[0]]
         if (still & anchors).any():
             groups = [np.ones(len(mms), bool)]
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,14 +21,16 @@ from _fastproc import nsfs
 from osmosis.capture.ledger import HOST, Ledger
 from osmosis.capture.processes import THREAD_NAMESPACES, Held, ProcessRecord
 from osmosis.errors import ProcessGone
-from osmosis.schema import COLUMNS, NAMESPACES, NO_ID, Status
+from osmosis.schema import COLUMNS, NAMESPACES, NO_ID, OpenKind, Status
+from osmosis.snapshot import StringPool
 
-__all__ = ["read_namespaces"]
+__all__ = ["add_pinned", "read_namespaces"]
 
 SOURCE = "namespaces"
 INITIAL, UNREADABLE = -1, -2  # of parent and user
 USER, PID = NAMESPACES.index("user"), NAMESPACES.index("pid")
 INITIAL_INODE = {USER: nsfs.INITIAL_USER, PID: nsfs.INITIAL_PID}
+_NAME = re.compile(rb"(\w+?)(?:_for_children)?:\[(\d+)\]")
 MAX_DEPTH = 64  # the kernel nests pid and user namespaces 32 deep
 
 
@@ -153,6 +156,48 @@ def read_namespaces(
         "namespace_user": table.user,
     }
     return {name: np.array(values, COLUMNS[name].dtype) for name, values in out.items()}
+
+
+def add_pinned(
+    columns: dict[str, NDArray[Any]], *, pool: StringPool, ledger: Ledger
+) -> dict[str, NDArray[Any]]:
+    """Return table ``namespace`` with those that live by a descriptor or a bind mount alone.
+
+    Found by names such as ``net:[4026532008]`` in the tables open and mount, which *columns* has
+    if they were read. They are not opened: only the number is known, as the ledger says. Rows
+    that are there keep their places.
+    """
+    found: set[tuple[int, int]] = set()
+    for kinds, names, wanted in (
+        ("open_kind", "open_name", OpenKind.NAMESPACE),
+        ("mount_kind", "mount_root", pool.add(b"nsfs")),
+    ):
+        if kinds in columns:
+            for row in np.unique(columns[names][columns[kinds] == wanted]).tolist():
+                said = _NAME.fullmatch(pool.text(row)) if row >= 0 else None
+                if said and said[1].decode() in NAMESPACES:
+                    found.add((NAMESPACES.index(said[1].decode()), int(said[2])))
+    old = columns["namespace_kind"].tolist(), columns["namespace_inode"].tolist()
+    new = sorted(found - set(zip(*old, strict=True)))
+    if not new:
+        return {}
+    why = "namespaces without a process, kept by a descriptor or a bind mount: only numbers known"
+    ledger.add(HOST, SOURCE, Status.PARTIAL, why, len(new))
+    kind = np.array([k for k, _ in new])
+    rows = {
+        "kind": kind,
+        "inode": np.array([inode for _, inode in new]),
+        "id": np.zeros(len(new)),
+        "owner": np.full(len(new), NO_ID),
+        "parent": np.where(np.isin(kind, (USER, PID)), UNREADABLE, INITIAL),
+        "user": np.full(len(new), UNREADABLE),
+    }
+    return {
+        (full := f"namespace_{name}"): np.concatenate(
+            [columns[full], values.astype(COLUMNS[full].dtype)]
+        )
+        for name, values in rows.items()
+    }
 
 
 def _members(inodes: NDArray[np.uint64]) -> list[tuple[int, NDArray[np.intp]]]:

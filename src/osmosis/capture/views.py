@@ -43,6 +43,10 @@ class Mount:
     options: tuple[bytes, ...]  # of the mount
     kind: bytes
     super_options: tuple[bytes, ...]
+    parent: int  # id of the mount it stands on
+    dev: int  # of the superblock, major << 32 | minor
+    propagation: bytes  # the optional fields
+    source: bytes
 
     @property
     def writable(self) -> bool:
@@ -55,7 +59,10 @@ def mounts(text: bytes) -> Iterator[Mount]:
     for line in text.splitlines():
         left, _, right = line.partition(b" - ")
         fields, ends = left.split(b" "), right.split(b" ")
-        if len(fields) < 6 or len(ends) < 3 or not fields[0].isdigit():
+        if len(fields) < 6 or len(ends) < 3 or not (fields[0] + fields[1]).isdigit():
+            continue
+        major, _, minor = fields[2].partition(b":")
+        if not (major + minor).isdigit():
             continue
         yield Mount(
             int(fields[0]),
@@ -64,6 +71,10 @@ def mounts(text: bytes) -> Iterator[Mount]:
             tuple(fields[5].split(b",")),
             ends[0],
             tuple(ends[2].split(b",")),
+            int(fields[1]),
+            int(major or b"0") << 32 | int(minor or b"0"),
+            b" ".join(fields[6:]),
+            _unescape(ends[1]),
         )
 
 

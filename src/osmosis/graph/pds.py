@@ -101,6 +101,8 @@ class PDTable:
         column is first asked for.
     alias
         Further pids (threads', kernel threads') and the row that they stand for.
+    container_names
+        Returns, for each PD, every name that selects its container: its id beside its name.
     members
         Of a table of groups: the table below, and (P below,) the row here of each row there.
         Selectors that match nothing here are tried there.
@@ -123,6 +125,7 @@ class PDTable:
         role: Column | None = None,
         cgroup: Column | None = None,
         alias: Mapping[int, int] | None = None,
+        container_names: Callable[[], Sequence[Sequence[str]]] | None = None,
         members: tuple[PDTable, NDArray[np.int32]] | None = None,
     ) -> None:
         self.pid: NDArray[np.int32] = np.ascontiguousarray(pid, np.int32)
@@ -136,6 +139,7 @@ class PDTable:
         )
         self.alias: Mapping[int, int] = {} if alias is None else alias
         self.members = members
+        self._container_names = container_names
         self._given: dict[str, Column | None] = {
             "comm": comm,
             "exe": exe,
@@ -271,6 +275,13 @@ class PDTable:
                     rows = index.setdefault(str(uid), [])
                     if uid >= 0 and row not in rows[-1:]:
                         rows.append(row)
+            if name == "container" and self._container_names is not None:
+                named: dict[str, set[int]] = {}
+                for row, names in enumerate(self._container_names()):
+                    for other in names:
+                        named.setdefault(other, set()).add(row)
+                for other, found in named.items():
+                    index[other] = sorted(found.union(index.get(other, ())))
             self._indices[name] = index
         return index
 

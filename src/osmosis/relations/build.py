@@ -13,9 +13,16 @@ from osmosis.graph.names import Block, Names
 from osmosis.graph.pds import PDTable
 from osmosis.relations import roles
 from osmosis.relations.control.table import control
+from osmosis.relations.files import add_files
+from osmosis.relations.ipc import add_ipc
+from osmosis.relations.layers import add_layers
 from osmosis.relations.memory import add_memory
+from osmosis.relations.mounts import add_mounts
 from osmosis.relations.namespaces import add_namespaces
 from osmosis.relations.parts import BlockNotes, Parts
+from osmosis.relations.services import add_services
+from osmosis.relations.sockets import add_sockets
+from osmosis.relations.quotas import add_quotas
 from osmosis.snapshot import Snapshot
 
 __all__ = ["build"]
@@ -42,11 +49,18 @@ def build(snap: Snapshot, *, memory: str = "classes") -> Graph:
     parts = Parts(n_pds=snap.n_processes + 1)
     add_memory(parts, snap, granularity=memory)
     add_namespaces(parts, snap)
-    return _graph(parts, snap)
+    add_files(parts, snap)
+    add_mounts(parts, snap)
+    add_services(parts, snap, add_sockets(parts, snap))
+    add_ipc(parts, snap)
+    add_quotas(parts, snap)
+    named = roles.name(snap)
+    add_layers(parts, snap, named)
+    return _graph(parts, snap, named)
 
 
-def _graph(parts: Parts, snap: Snapshot) -> Graph:
-    pds = _pd_table(snap)
+def _graph(parts: Parts, snap: Snapshot, named: roles.Roles) -> Graph:
+    pds = _pd_table(snap, named)
     types = tuple(dict.fromkeys(block.type for block in parts.blocks))
     n = parts.n_nodes
     kind = np.zeros(n, np.uint8)
@@ -78,7 +92,7 @@ def _graph(parts: Parts, snap: Snapshot) -> Graph:
     )
 
 
-def _pd_table(snap: Snapshot) -> PDTable:
+def _pd_table(snap: Snapshot, named: roles.Roles) -> PDTable:
     pids = snap["process_pid"]
     boot = snap.host.get("boot_id") or "unknown"
 
@@ -93,8 +107,6 @@ def _pd_table(snap: Snapshot) -> PDTable:
             f"{boot}/0/0",
             *(f"{boot}/{pid}/{t}" for pid, t in zip(pids.tolist(), starts, strict=True)),
         ]
-
-    named = roles.name(snap)
 
     def with_kernel(values: Any, kernel: str | None = None) -> list[str | None]:
         return [kernel, *values]
@@ -115,5 +127,6 @@ def _pd_table(snap: Snapshot) -> PDTable:
         user=lambda: with_kernel(named.user),
         role=lambda: with_kernel(named.role, "kernel"),
         cgroup=lambda: with_kernel(named.cgroup),
+        container_names=lambda: [(), *named.aliases],
         alias=dict.fromkeys(snap["kthread_pid"].tolist(), 0),
     )

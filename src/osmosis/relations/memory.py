@@ -1,8 +1,9 @@
-"""Memory: who maps which frames, and which files and segments, with which permissions.
+"""Memory: who maps which frames, and which segments, with which permissions.
 
 A shared mapping passes the VMA's permissions. A private one passes W only to an anonymous
 frame, not KSM's, that no other VMA maps: a write to any other is a copy (do_wp_page() in
-mm/memory.c). By object, a file or segment is held whether or not its pages are present.
+mm/memory.c). By object, a segment is held whether or not its pages are present; mapped
+files are of ``relations.files``.
 """
 
 from __future__ import annotations
@@ -19,28 +20,24 @@ from osmosis.relations.parts import Parts
 from osmosis.schema import FileKind, FrameKind, Status, VmaKind
 from osmosis.snapshot import Snapshot
 
-__all__ = ["add_memory"]
+__all__ = ["add_memory", "add_object_holds", "device_names", "owners_of", "ranges"]
 
 SHARED = 8  # of vma_prot
 
-# Devices without state, as (major, minor): null, zero, full, random, urandom.
-# Source: Documentation/admin-guide/devices.txt. They carry nothing from one user to another.
-STATELESS = {(1, 3), (1, 5), (1, 7), (1, 8), (1, 9)}
-
 
 def add_memory(parts: Parts, snap: Snapshot, *, granularity: str = "classes") -> None:
-    """Add VMRs, memory objects, mapped files and segments, and what joins them.
+    """Add VMRs, memory objects and mapped segments, and what joins them.
 
     PD row of process p is p + 1: row 0 is the kernel. O(VMAs + runs).
     """
-    owners = _owners(snap)
+    owners = owners_of(snap)
     vmr = _add_regions(parts, snap, owners)
     _add_memory_objects(parts, snap, vmr, granularity)
     _add_objects(parts, snap, owners)
     _add_unseen(parts, snap)
 
 
-def _owners(snap: Snapshot) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def owners_of(snap: Snapshot) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(process, mm) pairs of processes whose address space is known."""
     mm = snap["process_mm"]
     process = np.flatnonzero(mm >= 0)
@@ -86,7 +83,7 @@ def _add_regions(
     process, mm = owners
     own = parts.rule("a process uses its own address space", "/proc/pid/maps")
     holder = np.repeat(process + 1, sizes[mm])
-    held = np.repeat(indptr[mm], sizes[mm]) + _ranges(sizes[mm])
+    held = np.repeat(indptr[mm], sizes[mm]) + ranges(sizes[mm])
     perm = ANY | (snap["vma_prot"][held] & (R | W | X))
     parts.edges.append(Edges.of(holder, held + vmr, Edge.HOLD, perm=perm, rule=own))
     parts.edges.append(Edges.of(process + 1, mm + space, Edge.HOLD, perm=ALL, rule=own))
@@ -108,7 +105,7 @@ def _add_regions(
     return vmr
 
 
-def _ranges(sizes: NDArray[Any]) -> NDArray[np.int64]:
+def ranges(sizes: NDArray[Any]) -> NDArray[np.int64]:
     """0 .. sizes[0]-1, 0 .. sizes[1]-1, ... end to end."""
     ends = np.cumsum(sizes, dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
@@ -149,7 +146,7 @@ def _runs_of_one_prot(
     pieces = hi - lo + 1
     starts = np.concatenate([[0], np.cumsum(pieces)])
     new_first, new_last = np.repeat(first, pieces), np.repeat(last, pieces)
-    nth = _ranges(pieces)
+    nth = ranges(pieces)
     cut = np.repeat(lo, pieces) + nth
     inner = nth > 0
     new_first[inner] = cuts[cut[inner] - 1]
@@ -214,7 +211,7 @@ def _add_memory_objects(parts: Parts, snap: Snapshot, vmr: int, granularity: str
     rule = rules[np.where(shared, 1, np.where(own, 2, 0))]
     # Each piece repeats the runs of its class.
     n = sizes[of]
-    run = np.repeat(indptr[of], n) + _ranges(n)
+    run = np.repeat(indptr[of], n) + ranges(n)
     parts.runs = Runs(
         (source + vmr).astype(np.int32),
         first[run],
@@ -228,44 +225,23 @@ def _add_memory_objects(parts: Parts, snap: Snapshot, vmr: int, granularity: str
 def _add_objects(
     parts: Parts, snap: Snapshot, owners: tuple[NDArray[np.int64], NDArray[np.int64]]
 ) -> None:
-    """FILE, SHM and DEVICE resources of mapped objects, and who holds them."""
+    """SHM resources: SysV segments and shared anonymous memory. Files are of relations.files."""
     kind, dev = snap["object_kind"], snap["object_dev"]
     node = np.full(len(kind), -1, np.int64)
-    for what, node_type, template in (
-        (FileKind.FILE, "FILE", "FILE_{}_{}"),
-        (FileKind.SYSV, "SHM", "SHM_{}_{}"),
-        (FileKind.SHARED_ANON, "SHM", "SHM_anon_{}_{}"),
-        (FileKind.DEVICE, "DEVICE", "DEVICE_{}_{}"),
-    ):
+    for what, template in ((FileKind.SYSV, "SHM_{}_{}"), (FileKind.SHARED_ANON, "SHM_anon_{}_{}")):
         rows = np.flatnonzero(kind == what)
-        if what == FileKind.DEVICE:
-            rows = rows[~_stateless(snap["object_rdev"][rows])]
-            devices, rows_of = np.unique(snap["object_rdev"][rows], return_inverse=True)
-            columns = ((devices >> 32).astype(np.int64), (devices & 0xFFFFFFFF).astype(np.int64))
-            first = parts.nodes(
-                Kind.RESOURCE, node_type, Block(template, columns), note=_note(snap, rows)
-            )
-            node[rows] = first + rows_of
-            continue
         home = snap["object_ipc"][rows] if what == FileKind.SYSV else None
         names: tuple[NDArray[Any], ...] = (
-            (_device_names(dev[rows]) if home is None else _ipc_names(snap, home)),
+            (device_names(dev[rows]) if home is None else _ipc_names(snap, home)),
             snap["object_inode"][rows],
         )
-        first = parts.nodes(
-            Kind.RESOURCE, node_type, Block(template, names), note=_note(snap, rows)
-        )
+        first = parts.nodes(Kind.RESOURCE, "SHM", Block(template, names), note=_note(snap, rows))
         node[rows] = first + np.arange(len(rows))
-    _add_filesystems(parts, snap, node)
-    _add_object_holds(parts, snap, owners, node)
+    add_object_holds(parts, snap, owners, node)
 
 
-def _stateless(rdev: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    numbers = np.array([major << 32 | minor for major, minor in STATELESS], np.uint64)
-    return np.isin(rdev, numbers)
-
-
-def _device_names(dev: NDArray[np.uint64]) -> NDArray[np.object_]:
+def device_names(dev: NDArray[np.uint64]) -> NDArray[np.object_]:
+    """Device numbers as maps and mountinfo write them, but in hexadecimal both."""
     names = np.empty(len(dev), object)
     names[:] = [f"{d >> 32:x}:{d & 0xFFFFFFFF:x}" for d in dev.tolist()]
     return names
@@ -274,7 +250,8 @@ def _device_names(dev: NDArray[np.uint64]) -> NDArray[np.object_]:
 def _ipc_names(snap: Snapshot, rows: NDArray[np.int32]) -> NDArray[np.object_]:
     names = np.empty(len(rows), object)
     names[:] = [
-        str(int(snap["namespace_inode"][r])) if r >= 0 else "unknown" for r in rows.tolist()
+        str(int(snap["namespace_inode"][r])) if r >= 0 else f"unknown-{i}"
+        for i, r in enumerate(rows.tolist())
     ]
     return names
 
@@ -287,29 +264,22 @@ def _note(snap: Snapshot, rows: NDArray[Any]) -> Any:
     return note
 
 
-def _add_filesystems(parts: Parts, snap: Snapshot, node: NDArray[np.int64]) -> None:
-    files = np.flatnonzero((snap["object_kind"] == FileKind.FILE) & (node >= 0))
-    devices, inverse = np.unique(snap["object_dev"][files], return_inverse=True)
-    space = parts.nodes(Kind.SPACE, "FILE", Block("FILE_SPACE_{}", (_device_names(devices),)))
-    rule = parts.rule("a file is part of its filesystem", "/proc/pid/maps: device and inode")
-    parts.edges.append(Edges.of(node[files], space + inverse, Edge.SUBSET, rule=rule))
-    parts.edges.append(
-        Edges.of(
-            np.zeros(len(devices)),
-            np.arange(space, space + len(devices)),
-            Edge.HOLD,
-            flags=SERVER,
-            rule=rule,
-        )
-    )
-
-
-def _add_object_holds(
+def add_object_holds(
     parts: Parts,
     snap: Snapshot,
     owners: tuple[NDArray[np.int64], NDArray[np.int64]],
     node: NDArray[np.int64],
 ) -> None:
+    """Add the holds of mapped objects.
+
+    Parameters
+    ----------
+    owners
+        Of ``owners_of``.
+    node
+        (objects,) node of each, -1 to pass it over.
+
+    """
     of = snap["vma_object"]
     vma = np.flatnonzero(of >= 0)
     vma = vma[node[of[vma]] >= 0]
@@ -327,7 +297,7 @@ def _add_object_holds(
     by_mm = np.argsort(mm, kind="stable")
     lo = np.searchsorted(mm[by_mm], triples[0], "left")
     n = np.searchsorted(mm[by_mm], triples[0], "right") - lo
-    holder = process[by_mm[np.repeat(lo, n) + _ranges(n)]] + 1
+    holder = process[by_mm[np.repeat(lo, n) + ranges(n)]] + 1
     held, perm, sure = (np.repeat(row, n) for row in triples[1:])
     rule = parts.rule(
         "a mapped file or segment is held with the mapping's permissions, present or not",

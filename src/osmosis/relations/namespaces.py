@@ -12,6 +12,8 @@ from osmosis.snapshot import Snapshot
 
 __all__ = ["add_namespaces"]
 
+THREADS = ("mnt", "net", "user")  # kinds that are read of each thread
+
 
 def add_namespaces(parts: Parts, snap: Snapshot) -> None:
     """Add a space for each namespace, its members' holds, and the kernel as its server.
@@ -22,6 +24,7 @@ def add_namespaces(parts: Parts, snap: Snapshot) -> None:
     kinds = snap["namespace_kind"]
     node = np.full(len(kinds), -1, np.int64)
     member = parts.rule("a process is a member of its namespaces", "/proc/pid/ns")
+    by_thread = parts.rule("a thread of it is in another namespace", "/proc/pid/task/tid/ns")
     within = parts.rule("a namespace stands within its parent", "ioctl NS_GET_PARENT")
     serves = parts.rule("the kernel serves every namespace", "the kernel itself")
     for number, name in enumerate(NAMESPACES):
@@ -39,7 +42,14 @@ def add_namespaces(parts: Parts, snap: Snapshot) -> None:
         parts.edges.append(
             Edges.of(np.zeros(len(rows)), node[rows], Edge.HOLD, flags=SERVER, rule=serves)
         )
-        parts.unseen_by(space_type, np.flatnonzero(of < 0) + 1, ALL)
+        unseen = of < 0
+        if name in THREADS:
+            process, its = snap["thread_process"], snap[f"thread_ns_{name}"]
+            unseen[process[its < 0]] = True
+            other = (its >= 0) & (its != of[process])
+            holds = np.unique(np.stack([process[other] + 1, node[its[other]]]), axis=1)
+            parts.edges.append(Edges.of(holds[0], holds[1], Edge.HOLD, perm=ALL, rule=by_thread))
+        parts.unseen_by(space_type, np.flatnonzero(unseen) + 1, ALL)
     parent = snap["namespace_parent"]
     child = np.flatnonzero(parent >= 0)
     parts.edges.append(Edges.of(node[child], node[parent[child]], Edge.SUBSET, rule=within))

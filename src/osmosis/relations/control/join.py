@@ -71,13 +71,21 @@ def _make_references(facts: Facts) -> tuple[NDArray[np.int32], Bools, Bools]:
                 reach[:, spaces] |= np.logical_or.reduceat(matrix[:k, :k][:, order], starts, axis=1)
         out.append(reach)
     yes, maybe = out
+    for kind in NAMESPACES:  # one's own need nobody's leave
+        own = facts[f"process_ns_{kind}"][first]
+        yes[np.flatnonzero(own >= 0), own[own >= 0]] = True
     _add_held(facts, first, yes)
-    # NS_GET_USERNS and NS_GET_PARENT lead from a namespace to those above it.
-    for matrix in (yes, maybe := maybe | yes):
+    maybe = maybe | yes
+    for kind in NAMESPACES:
+        maybe[facts[f"process_ns_{kind}"][first] < 0, -1] = True
+    for matrix in (yes, maybe):
+        # NS_GET_USERNS and NS_GET_PARENT lead from a namespace to those above it.
         for row in range(n):
             matrix[:, facts.trees.above(row)] |= matrix[:, row][:, None]
-        matrix[:, -1] = False
-    maybe[:, -1] = True
+    # Through one that was not read, or whose owner was not, any may be reached.
+    blind = maybe[:, [-1, *facts.trees.blind]].any(axis=1)
+    yes[:, -1] = False
+    maybe[blind] = maybe[:, -1:] = True
     return classes.of, yes, maybe
 
 

@@ -42,19 +42,30 @@ class Verb:
     # (P,) columns besides the credentials by which processes fall into classes.
     key: Callable[[Facts, bool], Sequence[NDArray[Any]]]
     condition: Callable[[Pair, bool], Condition]
+    attaches: bool = False  # Yama may want the actor to be an ancestor of the target
 
 
 class Pair:
     """Actors by targets: the two sides of a rule, and the conditions between them.
 
     *single*: one process by one process, of which more may be asked than of classes.
+    *related*: every actor is taken for an ancestor process of every target.
     """
 
-    def __init__(self, facts: Facts, actor: Slots, target: Slots, *, single: bool = False) -> None:
+    def __init__(
+        self,
+        facts: Facts,
+        actor: Slots,
+        target: Slots,
+        *,
+        single: bool = False,
+        related: bool = False,
+    ) -> None:
         self.facts = facts
         self.a = actor
         self.b = target
         self.single = single
+        self.related = related
 
     # -- values by slot
 

@@ -68,7 +68,7 @@ def _key(facts: Facts, effective: bool) -> Sequence[NDArray[Any]]:  # noqa: ARG0
 
 
 def _together(facts: Facts, column: str) -> NDArray[np.int64]:
-    """Return the column, with every number that only one process has made 0."""
+    """(P,) the column, with every number that only one process has made -1: one class."""
     values = facts[column].astype(np.int64)
     distinct, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
     return np.where(count > 1, distinct, -1)[inverse]
@@ -83,9 +83,9 @@ def _session_key(facts: Facts, effective: bool) -> Sequence[NDArray[Any]]:
 
 
 def _shared(pair: Pair, column: str, what: str) -> Condition:
-    values = pair.facts[column]
+    values = _together(pair.facts, column)
     x, y = pair.actor(values), pair.target(values)
-    yes = x == y
+    yes = (x == y) & (x != -1)
     maybe = yes
     if not _root_pid_namespace(pair.facts):
         # 0 stands for every group whose leader has no pid in the /proc that was read.
@@ -94,7 +94,9 @@ def _shared(pair: Pair, column: str, what: str) -> Condition:
     def say(s: int, t: int, state: bool | None) -> str:
         if state is None:
             return f"their {what}s have no number in the /proc that was read (stat)"
-        return f"a's {what} {x[s, 0]} {'=' if state else '≠'} b's {y[0, t]} (stat)"
+        numbers = pair.facts[column]
+        mine, yours = numbers[pair.a.process[s]], numbers[pair.b.process[t]]
+        return f"a's {what} {mine} {'=' if state else '≠'} b's {yours} (stat)"
 
     return Condition(yes, maybe, say)
 
@@ -123,13 +125,15 @@ def _continue(pair: Pair, effective: bool) -> Condition:
 def _end_namespace(pair: Pair, effective: bool) -> Condition:
     """SIGKILL to the init of b's pid namespace, or of one above it, ends b with it."""
     facts = pair.facts
-    inits = np.flatnonzero((facts.init == 1) & (facts.ns_pid >= 0))
-    parents = facts["namespace_parent"]
-    inits = inits[parents[facts.ns_pid[inits]] != -1] if len(inits) else inits
+    spaces = facts.ns_pid
+    top = (spaces >= 0) & (np.append(facts["namespace_parent"], -2)[spaces] == -1)
+    inits = np.flatnonzero((facts.init != 0) & ~top)
     sees, sees_maybe = facts.trees.sees()
     slots, starts = facts.slots(inits)
     to_init = Pair(facts, pair.a, slots)
-    kills = every(to_init.acts(), to_init.sees(), may_signal(to_init), to_init.alive())
+    oneself = Condition(pair.a.process[:, None] == slots.process[None, :], None, "")
+    allowed = some(oneself, every(to_init.sees(), may_signal(to_init)))
+    kills = every(to_init.acts(), allowed, to_init.alive())
     kills = every(kills, killable(to_init)) if effective else kills
     shape = (len(pair.a.process), len(slots.process))
     ends = [np.zeros((shape[0], len(inits)), bool)] * 2
@@ -139,7 +143,7 @@ def _end_namespace(pair: Pair, effective: bool) -> Condition:
             for x in (kills.yes, kills.maybe)
         ]
     under = facts.ns_pid[pair.b.process]
-    covers = sees[facts.ns_pid[inits]][:, under]
+    covers = sees[facts.ns_pid[inits]][:, under] & (facts.init[inits] == 1)[:, None]
     covers_maybe = sees_maybe[facts.ns_pid[inits]][:, under]
     itself = inits[:, None] == pair.b.process[None, :]  # its own death is the verb kill
     yes = _product(ends[0], covers & ~itself)

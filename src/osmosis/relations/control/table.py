@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from osmosis.graph.relation import Finding, Relation
 from osmosis.relations.control import cgroup, held, join, limits, signals, trace
@@ -60,8 +61,30 @@ class LinuxControl:
                 classes = facts.classes(*rule.key(facts, effective))
                 condition = rule.condition(Pair(facts, classes.slots, classes.slots), effective)
                 yes, maybe = classes.fold(condition)
-                self._made[key] = Relation.from_classes(classes.of, yes, maybe)
+                relation = Relation.from_classes(classes.of, yes, maybe)
+                if rule.attaches and self._snapshot.host.get("yama") == 1:
+                    pair = Pair(facts, classes.slots, classes.slots, related=True)
+                    allowed, _ = classes.fold(rule.condition(pair, effective))
+                    i, j = self._ancestors()
+                    held = allowed[classes.of[i], classes.of[j]]
+                    relation |= Relation.from_pairs(len(relation), i[held], j[held])
+                self._made[key] = relation
         return self._made[key]
+
+    def _ancestors(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """PD rows (i, j) of every i that is parent, or parent of a parent ..., of j."""
+        pids = self._snapshot["process_pid"].tolist()
+        row_of = {pid: k + 1 for k, pid in enumerate(pids)}
+        parent = dict(zip(pids, self._snapshot["process_ppid"].tolist(), strict=True))
+        pairs = []
+        for pid in pids:
+            walker, seen = parent[pid], {pid}
+            while walker in parent and walker not in seen:
+                seen.add(walker)
+                pairs.append((row_of[walker], row_of[pid]))
+                walker = parent[walker]
+        both = np.array(pairs, np.int64).reshape(-1, 2)
+        return both[:, 0], both[:, 1]
 
     def finding(self, verb: str, i: int, j: int, *, effective: bool) -> Finding:
         """Return the state of one pair with the ids or capability that decided it."""

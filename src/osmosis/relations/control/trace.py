@@ -112,6 +112,8 @@ def _yama(pair: Pair, scope: int, over_b: Condition) -> Condition:
 
 def _ancestor(pair: Pair) -> Condition:
     """Ask whether a is b's parent, or its parent's, and so on; by single processes only."""
+    if pair.related:
+        return constant(True, "a is an ancestor of b (PPid)")
     if not pair.single:
         return constant(False, "")
     pids = pair.facts["process_pid"]
@@ -221,6 +223,7 @@ VERBS = (
         _SOURCE,
         _attach_key,
         _trace_attach,
+        attaches=True,
     ),
     Verb(
         "mem-write",
@@ -229,5 +232,6 @@ VERBS = (
         f"{_SOURCE}; fs/proc/base.c: proc_mem_open, task_dump_owner",
         _mem_key,
         _mem_write,
+        attaches=True,
     ),
 )

@@ -46,6 +46,13 @@ class Trees:
             row = int(self.parent[row])
         return rows, row == _INITIAL and bool(rows)
 
+    @property
+    def blind(self) -> list[int]:
+        """Namespaces of which it was not read who owns them, or what is above them."""
+        tree = np.isin(self.kind, (_USER, _PID))
+        at = (self.user == _UNREADABLE) | (tree & (self.parent == _UNREADABLE))
+        return [int(row) for row in np.flatnonzero(at)]
+
     def above(self, row: int) -> list[int]:
         """Namespaces that ioctls lead to from it: its parents, and the user namespaces above."""
         found: list[int] = []

@@ -1,0 +1,314 @@
+"""MOUNT: the subtrees of filesystems that processes could reach through what they see mounted.
+
+Nothing of this was observed to be used: every edge is POTENTIAL. One node is one subtree of one
+superblock that somebody sees as a mount. A process that sees the subtree, or one above it, holds
+it; so that two processes share where what one sees lies within what the other sees.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osmosis.graph.graph import ALL, ANY, POTENTIAL, Edge, Edges, Kind, R, X
+from osmosis.graph.names import Block
+from osmosis.relations.memory import device_names, ranges
+from osmosis.relations.parts import Parts
+from osmosis.schema import Status
+from osmosis.snapshot import Snapshot
+
+__all__ = ["add_mounts"]
+
+# Filesystems that the kernel makes of its own state: nothing is stored in them, and what writing
+# to their files does is control (of processes, cgroups ...), not a file that is shared.
+KERNEL_FILESYSTEMS = frozenset(
+    (
+        "autofs",
+        "binfmt_misc",
+        "bpf",
+        "cgroup",
+        "cgroup2",
+        "configfs",
+        "debugfs",
+        "devpts",
+        "efivarfs",
+        "fusectl",
+        "mqueue",
+        "nsfs",
+        "proc",
+        "pstore",
+        "rpc_pipefs",
+        "securityfs",
+        "selinuxfs",
+        "smackfs",
+        "sysfs",
+        "tracefs",
+    )
+)
+# Filesystems whose server decides who may do what.
+SERVED = frozenset(
+    ("9p", "afs", "ceph", "cifs", "fuse", "fuseblk", "lustre", "nfs", "nfs4", "smb3", "virtiofs")
+)
+CAP_DAC_OVERRIDE = 1  # include/uapi/linux/capability.h
+DIRECTORY = 0o040000
+DELETED = b"//deleted"
+NO_OWNER = 0xFFFF_FFFF
+
+Subtree = tuple[int, bytes]  # (s_dev, root)
+
+
+def add_mounts(parts: Parts, snap: Snapshot) -> None:
+    """Add MOUNT resources and who could reach them.
+
+    PD row of process p is p + 1. O(mounts of all trees + processes x subtrees they see).
+    """
+    seen = [(tree, row, covered) for tree, row, covered in _shown(snap)]
+    dev, root = snap["mount_dev"], snap["mount_root"]
+    subtree = {row: (int(dev[row]), snap.bytes(root[row])) for _, row, _ in seen}
+    listed = sorted(set(subtree.values()), key=lambda s: (s[0], _ordered(s[1])))
+    number = {s: i for i, s in enumerate(listed)}
+
+    def note(i: int) -> Mapping[str, Any]:
+        return {"path": listed[i][1].decode("utf-8", "surrogateescape")}
+
+    devices = np.array([s[0] for s in listed], np.uint64)
+    first = parts.nodes(
+        Kind.RESOURCE,
+        "MOUNT",
+        Block("MOUNT_{}_{}", (device_names(devices), np.arange(1, len(listed) + 1))),
+        note=note,
+    )
+    reached: list[tuple[int, int, int, int]] = []
+    for tree, row, covered in seen:
+        for s in _within(listed, subtree[row], covered):
+            exact = row if s == subtree[row] else -1
+            reached.append((tree, number[s], row, exact))
+    table = np.array(reached, np.int64).reshape(-1, 4)
+    _add_reach(parts, snap, table, first)
+    _add_spaces(parts, listed, first)
+    _add_unknown(parts, snap, first, len(listed))
+
+
+def _ordered(path: bytes) -> tuple[bytes, ...]:
+    return tuple(name for name in path.split(b"/") if name)
+
+
+def _shown(snap: Snapshot) -> Iterator[tuple[int, int, list[bytes]]]:
+    """(tree, mount row, subtrees that other mounts stand on) of every mount that is not covered.
+
+    Stored filesystems only.
+    """
+    kinds = {row: snap.text(row) for row in np.unique(snap["mount_kind"]).tolist()}
+    stored = [kinds[row] not in KERNEL_FILESYSTEMS for row in snap["mount_kind"].tolist()]
+    rows_of: dict[int, list[int]] = {}
+    for row, tree in enumerate(snap["mount_tree"].tolist()):
+        rows_of.setdefault(tree, []).append(row)
+    for tree, rows in rows_of.items():
+        mounts = _Tree(snap, rows)
+        for row in rows:
+            if stored[row] and not mounts.hidden(row):
+                on_it = mounts.standing_on(row)
+                if mounts.point[row] not in on_it:
+                    base = snap.bytes(snap["mount_root"][row]).rstrip(b"/")
+                    skip = len(mounts.point[row])
+                    yield tree, row, [base + b"/" + b"/".join(p[skip:]) for p in on_it]
+
+
+class _Tree:
+    """The mounts of one tree: which stand on which, and which are covered.
+
+    A mount hides its mount point, and with it what else stands on the same parent below it; one
+    that stands at the very root of another hides it whole.
+    """
+
+    def __init__(self, snap: Snapshot, rows: list[int]) -> None:
+        self.point = {row: _ordered(snap.bytes(snap["mount_point"][row])) for row in rows}
+        self.id = {row: int(snap["mount_id"][row]) for row in rows}
+        self.parent = {row: int(snap["mount_parent"][row]) for row in rows}
+        self.row_of = {number: row for row, number in self.id.items()}
+        self.children: dict[int, list[int]] = {}
+        for row in rows:
+            if self.id[row]:  # 0: the root of a chroot, which is no mount
+                self.children.setdefault(self.parent[row], []).append(row)
+        self._hidden: dict[int, bool] = {}
+
+    def standing_on(self, row: int) -> list[tuple[bytes, ...]]:
+        """Mount points on a mount."""
+        if self.id[row]:
+            return [self.point[child] for child in self.children.get(self.id[row], ())]
+        return [point for other, point in self.point.items() if other != row]
+
+    def hidden(self, row: int) -> bool:
+        """Whether its mount point cannot be walked to."""
+        chain: list[int] = []
+        at: int | None = row
+        found = False
+        while at is not None and at not in chain:
+            if at in self._hidden:
+                found = self._hidden[at]
+                break
+            chain.append(at)
+            if self._behind_another(at):
+                found = True
+                break
+            at = self.row_of.get(self.parent[at]) if self.id[at] else None
+        # What stands on a hidden mount is hidden, too.
+        self._hidden.update(dict.fromkeys(chain, found))
+        return found
+
+    def _behind_another(self, row: int) -> bool:
+        mine = self.point[row]
+        beside = (self.point[s] for s in self.children.get(self.parent[row], ()) if s != row)
+        return bool(self.id[row]) and any(
+            len(point) < len(mine) and mine[: len(point)] == point for point in beside
+        )
+
+
+def _within(listed: list[Subtree], whole: Subtree, covered: list[bytes]) -> Iterator[Subtree]:
+    """Yield the subtrees of *listed* at or below *whole* that no mount covers."""
+    dev, root = whole
+    yield whole
+    if root.endswith(DELETED):
+        return
+    start = _ordered(root)
+    hidden = {_ordered(path) for path in covered}
+    at = bisect_left(listed, (dev, start), key=lambda s: (s[0], _ordered(s[1])))
+    for other in listed[at:]:
+        path = _ordered(other[1])
+        if other[0] != dev or path[: len(start)] != start:
+            return
+        if other == whole or other[1].endswith(DELETED):
+            continue
+        if any(path[:n] in hidden for n in range(len(start) + 1, len(path) + 1)):
+            continue
+        yield other
+
+
+def _add_reach(parts: Parts, snap: Snapshot, table: NDArray[np.int64], first: int) -> None:
+    """HOLD edges: certain for those whom permissions do not stop, or whom they plainly allow."""
+    member, tree = snap["treemember_process"], snap["treemember_tree"]
+    by_tree = np.argsort(table[:, 0], kind="stable")
+    table = table[by_tree]
+    low = np.searchsorted(table[:, 0], tree, "left")
+    n = np.searchsorted(table[:, 0], tree, "right") - low
+    process = np.repeat(member, n).astype(np.int64)
+    at = np.repeat(low, n) + ranges(n)
+    mount, exact = table[at, 2], table[at, 3]
+    may = np.where(snap["mount_read_only"][mount] == 0, ALL, ANY | R | X).astype(np.uint8)
+    kinds = np.unique(snap["mount_kind"])
+    served = kinds[[_is_served(snap.text(row)) for row in kinds.tolist()]]
+    local = ~np.isin(snap["mount_kind"][mount], served)
+    user = snap["process_ns_user"]
+    initial = (user >= 0) & (np.append(snap["namespace_parent"], 0)[user] == -1)
+    override = (snap["process_cap_eff"] >> np.uint64(CAP_DAC_OVERRIDE)) & np.uint64(1) == 1
+    strong = (initial & override)[process] & local
+    sure = np.where(strong, may, 0)
+    plain = np.flatnonzero(~strong & local & (exact >= 0))
+    sure[plain] = may[plain] & _by_mode(snap, process[plain], exact[plain])
+    key = process * (len(table) + parts.n_nodes) + table[at, 1]
+    order = np.argsort(key, kind="stable")
+    key, sure, may = key[order], sure[order].astype(np.uint8), may[order]
+    if not len(key):
+        return
+    starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+    sure, may = np.bitwise_or.reduceat(sure, starts), np.bitwise_or.reduceat(may, starts)
+    process, node = process[order][starts], table[at, 1][order][starts]
+    rule = parts.rule(
+        "what is mounted where a process can walk to, it could open",
+        "/proc/pid/mountinfo, /proc/pid/root",
+    )
+    parts.edges.append(
+        Edges.of(
+            process + 1,
+            node + first,
+            Edge.HOLD,
+            perm=sure,
+            maybe=may,
+            flags=POTENTIAL,
+            rule=rule,
+        )
+    )
+
+
+def _is_served(kind: str) -> bool:
+    return kind in SERVED or kind.startswith("fuse.")
+
+
+def _by_mode(
+    snap: Snapshot, process: NDArray[np.int64], mount: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """What the mode of a mount's root grants for certain to a process without privilege.
+
+    The owner gets the owner's bits; whoever else gets what others and the group both get: we do
+    not ask which it is. Nothing if not everybody may walk there, or the mount maps ids.
+    """
+    mode = snap["mount_mode"][mount]
+    owner = snap["mount_uid"][mount] == snap["process_fsuid"][process]
+    bits = np.where(owner, mode >> 6, mode & mode >> 3) & 7
+    searchable = ((mode & 0o170000) != DIRECTORY) | (bits & 1 == 1)
+    options = snap["mount_options"][mount]
+    mapped = [row for row in np.unique(options).tolist() if _maps_ids(snap.bytes(row))]
+    told = (snap["mount_reach"][mount] == 1) & (snap["mount_uid"][mount] != NO_OWNER)
+    granted = searchable & told & ~np.isin(options, mapped)
+    # R 4, W 2, X 1, as in a mode.
+    out: NDArray[np.uint8] = np.where(granted & (bits != 0), ANY | bits, 0).astype(np.uint8)
+    return out
+
+
+def _maps_ids(options: bytes) -> bool:
+    return b"idmapped" in options.partition(b" ")[0].split(b",")
+
+
+def _add_spaces(parts: Parts, listed: list[Subtree], first: int) -> None:
+    """Subtrees are part of their filesystems."""
+    names = {f"{d >> 32:x}:{d & 0xFFFFFFFF:x}": d for d, _ in listed}
+    space: dict[int, int] = {}
+    for block in parts.blocks:
+        if block.kind == Kind.SPACE and block.type == "FILE":
+            for i, name in enumerate(block.names.columns[0].tolist()):
+                if name in names:
+                    space[names[name]] = block.first + i
+    missing = sorted({d for d, _ in listed} - set(space))
+    made = parts.nodes(
+        Kind.SPACE,
+        "FILE",
+        Block("FILE_SPACE_{}", (device_names(np.array(missing, np.uint64)),)),
+    )
+    space |= {d: made + i for i, d in enumerate(missing)}
+    rule = parts.rule("a mounted subtree is part of its filesystem", "/proc/pid/mountinfo")
+    parts.edges.append(
+        Edges.of(
+            np.arange(first, first + len(listed)),
+            [space[d] for d, _ in listed],
+            Edge.SUBSET,
+            flags=POTENTIAL,
+            rule=rule,
+        )
+    )
+
+
+def _add_unknown(parts: Parts, snap: Snapshot, first: int, n: int) -> None:
+    """Processes whose tree was not read could reach any mount, and what the others do not see.
+
+    By edges and not by ``unseen``: these count only where what is potential is asked for.
+    """
+    known = np.zeros(snap.n_processes, bool)
+    status = np.append(snap["tree_status"], Status.SKIPPED)
+    known[snap["treemember_process"]] = status[snap["treemember_tree"]] == Status.READ
+    asked = snap.host.get("sources")
+    if asked is None and not len(snap["treemember_process"]):
+        return  # a snapshot that was made by hand
+    blind = np.flatnonzero(~known) + 1
+    if not len(blind):
+        return
+    unknown = parts.nodes(Kind.RESOURCE, "MOUNT", Block("MOUNT_unknown_{}", (np.array([1]),)))
+    rule = parts.rule("a process whose mounts were not read may see any", "coverage: mounts")
+    for src, dst, kind in (
+        (blind, np.full(len(blind), unknown), Edge.HOLD),
+        (np.full(n, unknown), np.arange(first, first + n), Edge.MAP),
+    ):
+        parts.edges.append(Edges.of(src, dst, kind, perm=0, maybe=ALL, flags=POTENTIAL, rule=rule))

@@ -1,0 +1,200 @@
+"""Open files against a second source: os.fstat and kcmp in children that open them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from children import child
+
+import osmosis
+from osmosis.schema import OpenKind
+
+pytestmark = pytest.mark.live(root=True)
+
+KIND = {name: number for number, name in enumerate(OpenKind.NAMES)}
+FILES = {"files", "mounts", "namespaces"}
+
+
+def capture(*children):
+    return osmosis.capture([c.pid for c in children], sources=FILES)
+
+
+def opened(snap, pid, number):
+    """(access, row of table open) of one descriptor."""
+    row = int(np.searchsorted(snap["process_pid"], pid))
+    at = np.flatnonzero((snap["fd_process"] == row) & (snap["fd_fd"] == number))
+    assert len(at) == 1, f"descriptor {number} of {pid} stands {len(at)} times"
+    return int(snap["fd_access"][at[0]]), int(snap["fd_open"][at[0]])
+
+
+def eventfd_id(pid, number):
+    text = Path(f"/proc/{pid}/fdinfo/{number}").read_text()
+    return int(text.split("eventfd-id:")[1].split()[0])
+
+
+def device(number):
+    return os.major(number) << 32 | os.minor(number)
+
+
+def test_every_descriptor_is_what_fstat_says(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    with child(f"""
+path = {str(path)!r}
+kept = [
+    os.open(path, os.O_RDONLY), os.open(path, os.O_WRONLY), os.open(path, os.O_RDWR),
+    os.open(path, os.O_PATH), os.open("/", os.O_RDONLY), os.open("/dev/zero", os.O_RDWR),
+    os.memfd_create("name"), *os.pipe(), os.open("/proc/self/ns/uts", os.O_RDONLY),
+    socket.socket().detach(), os.eventfd(0),
+]
+unlinked = os.open(path + "2", os.O_RDWR | os.O_CREAT)
+os.unlink(path + "2")
+import fcntl
+def told(fd):
+    s = os.fstat(fd)
+    mode = fcntl.fcntl(fd, fcntl.F_GETFL)
+    access = 0 if mode & os.O_PATH else {{0: 4, 1: 2, 2: 6}}[mode & 3]
+    return [fd, s.st_dev, s.st_ino, s.st_rdev, access]
+""") as c:
+        snap = capture(c)
+        told = c.ask(
+            "[told(int(n)) for n in os.listdir('/proc/self/fd')"
+            " if os.path.exists('/proc/self/fd/' + n) or int(n) == unlinked]"
+        )
+        kinds = c.ask("kept")
+        names = {n: os.readlink(f"/proc/{c.pid}/fd/{n}") for n, *_ in told if n in kinds}
+    for number, dev, inode, rdev, access in told:
+        got = opened(snap, c.pid, number)
+        assert got[0] == access, number
+        row = got[1]
+        if snap["open_kind"][row] in (KIND["eventfd"], KIND["pidfd"]):
+            continue
+        assert (snap["open_dev"][row], snap["open_inode"][row], snap["open_rdev"][row]) == (
+            device(dev),
+            inode,
+            device(rdev),
+        ), number
+    wanted = ["file"] * 4 + ["directory", "char", "file", "pipe", "pipe", "namespace", "socket"]
+    found = [OpenKind.NAMES[snap["open_kind"][opened(snap, c.pid, n)[1]]] for n in kinds]
+    assert found == [*wanted, "eventfd"]
+    row = opened(snap, c.pid, kinds[6])[1]
+    assert snap.text(snap["open_name"][row]) == names[kinds[6]] == "/memfd:name (deleted)"
+
+
+def test_writer_and_reader_of_a_pipe():
+    with child("a, b = os.pipe()\npid = fork(lambda: os.close(a))\nos.close(b)") as c:
+        other = c.ask("pid")
+        model = osmosis.capture([c.pid, other], sources=FILES).model()
+    reads, writes = model.pd(c.pid), model.pd(other)
+    assert model.shares(reads, writes, types="PIPE", access="W").state is True
+    assert model.shares(writes, reads, types="PIPE", access="R").state is True
+    assert other in model.tcb(c.pid, verbs=[], types="PIPE").pids
+    assert c.pid not in model.tcb(other, verbs=[], types={"PIPE"}).pids
+
+
+def test_a_named_fifo_is_one_pipe(tmp_path):
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    with child(f"fd = os.open({str(path)!r}, os.O_RDWR)") as a, child() as b:
+        b.do(f"fd = os.open({str(path)!r}, os.O_RDONLY)")
+        model = capture(a, b).model()
+    assert model.shares(b.pid, a.pid, types="PIPE", access="RW").state is True
+    assert model.shares(a.pid, b.pid, types="PIPE", access="W").state is False
+
+
+def test_eventfds_are_told_apart_by_kcmp():
+    code = """
+one = os.eventfd(0)
+two = os.eventfd(0)
+dup = os.dup(one)
+pid = fork(lambda: os.close(two))
+three = os.eventfd(0)
+"""
+    with child(code) as c, child("own = os.eventfd(0)") as d:
+        kid = c.ask("pid")
+        one, two, dup, three = (c.ask(n) for n in ("one", "two", "dup", "three"))
+        snap = osmosis.capture([c.pid, kid, d.pid], sources=FILES)
+        ids = {n: eventfd_id(c.pid, n) for n in (one, two, dup, three)}
+        stranger = opened(snap, d.pid, d.ask("own"))[1]
+    rows = {n: opened(snap, c.pid, n)[1] for n in ids}
+    for a in ids:
+        for b in ids:
+            assert (rows[a] == rows[b]) == (ids[a] == ids[b])
+    assert opened(snap, kid, one)[1] == rows[one]
+    assert stranger not in rows.values()
+    assert snap["open_sure"][list(rows.values())].all()
+    model = snap.model()
+    assert model.shares(c.pid, kid, types="EVENTFD", access="RW").state is True
+    assert model.shares(c.pid, d.pid, types="EVENTFD").state is False
+
+
+def test_null_makes_no_neighbours_and_a_file_does(tmp_path):
+    path = tmp_path / "log"
+    path.touch()
+    null = "n = os.open('/dev/null', os.O_RDWR)"
+    with child(null) as a, child(null) as b:
+        a.do(f"f = os.open({str(path)!r}, os.O_WRONLY)")
+        b.do(f"f = os.open({str(path)!r}, os.O_RDONLY)")
+        model = osmosis.capture([a.pid, b.pid]).model()
+        found = model.common_resources(a.pid, b.pid, types="FILE", access="W")
+    assert model.shares(a.pid, b.pid, types="DEVICE").state is False
+    # What else they share is what this test run gave both of them.
+    own = {f"_{path.stat().st_ino}"} & {name[name.rindex("_") :] for name in found.ids}
+    assert not own
+    back = model.common_resources(b.pid, a.pid, types="FILE", access="W")
+    assert f"_{path.stat().st_ino}" in {name[name.rindex("_") :] for name in back.ids}
+
+
+def test_mapped_and_open_are_one_file(tmp_path):
+    path = tmp_path / "data"
+    path.write_bytes(bytes(4096))
+    maps = f"""
+import mmap
+with open({str(path)!r}, 'rb') as f:
+    m = mmap.mmap(f.fileno(), 4096, mmap.MAP_SHARED, mmap.PROT_READ)
+"""
+    with child(maps) as a, child(f"f = os.open({str(path)!r}, os.O_WRONLY)") as b:
+        model = osmosis.capture([a.pid, b.pid]).model()
+        found = model.common_resources(a.pid, b.pid, types="FILE", access="W")
+    assert [name for name in found.ids if name.endswith(f"_{path.stat().st_ino}")]
+
+
+def test_both_ends_of_a_pty_are_one_device():
+    code = """
+import pty
+m, s = pty.openpty()
+name = os.ttyname(s)
+pid = fork(lambda: os.close(m))
+os.close(s)
+"""
+    with child(code) as c:
+        kid = c.ask("pid")
+        snap = osmosis.capture([c.pid, kid], sources=FILES)
+        model = snap.model()
+        index = int(c.ask("name").rpartition("/")[2])
+    found = model.common_resources(c.pid, kid, types="DEVICE", access="RW")
+    assert [name.rpartition("_")[2] for name in found.ids] == [str(index)]
+
+
+def test_a_process_that_is_closed_to_us_is_unknown_and_never_no():
+    with (
+        child("a, b = os.pipe()\nos.setresuid(4242, 4242, 4242)\nprctl(4, 0)") as c,
+        child(
+            "import osmosis, osmosis.model, osmosis.relations.build\nos.setresuid(4243, 4243, 4243)"
+        ) as reader,
+    ):
+        reader.do(f"snap = osmosis.capture([{c.pid}, os.getpid()], sources={{'files'}})")
+        reader.do("model = snap.model()")
+        state = reader.ask(f"model.shares(os.getpid(), {c.pid}, types='PIPE').state")
+        gaps = reader.ask("[[r.pid, r.source, r.status] for r in snap.coverage.gaps]")
+    assert state is None
+    assert [c.pid, "files", "denied"] in gaps
+
+
+def test_what_was_not_asked_for_is_unknown():
+    with child() as a, child() as b:
+        model = osmosis.capture([a.pid, b.pid], sources={"namespaces"}).model()
+    assert model.shares(a.pid, b.pid, types="PIPE").state is None

@@ -1,0 +1,216 @@
+"""Who serves whom, with real servers: Redis, slirp4netns, a FUSE filesystem, a forking daemon."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from children import child
+
+import osmosis
+
+pytestmark = pytest.mark.live
+
+SOURCES = {"files", "mounts", "namespaces", "sockets"}
+
+
+def capture(*pids):
+    return osmosis.capture(pids, sources=SOURCES).model()
+
+
+def asks(model, pid):
+    return set(model.services(model.pd(f"pid:{pid}")).pids.tolist()) - {0}
+
+
+def until(done, what):
+    end = time.monotonic() + 10
+    while not done():
+        assert time.monotonic() < end, f"{what} did not happen"
+        time.sleep(0.01)
+
+
+@contextmanager
+def running(*words, **options):
+    process = subprocess.Popen(words, **options)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(5)
+
+
+@pytest.fixture
+def redis(tmp_path, need):
+    program = shutil.which("redis-server")
+    if program is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        subprocess.run(["apt-get", "install", "-y", "-q", "redis-server"], capture_output=True)
+        program = shutil.which("redis-server")
+    need(program, "needs redis-server")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    path = tmp_path / "redis.sock"
+    words = [program, "--port", str(port), "--bind", "127.0.0.1", "--unixsocket", str(path)]
+    words += ["--save", "", "--dir", str(tmp_path), "--daemonize", "no"]
+    with running(*words, stdout=subprocess.DEVNULL) as process:
+        until(path.exists, "the start of redis-server")
+        yield process.pid, port, str(path)
+
+
+def test_clients_of_redis_ask_it_and_not_each_other(redis):
+    server, port, path = redis
+    ping = "s.sendall(b'PING\\r\\n'); pong = s.recv(64).decode()"
+    with child() as tcp, child() as unix, child() as none:
+        tcp.do(f"s = socket.create_connection(('127.0.0.1', {port})); {ping}")
+        unix.do(f"s = socket.socket(socket.AF_UNIX); s.connect({path!r}); {ping}")
+        assert tcp.ask("pong") == unix.ask("pong") == "+PONG\r\n"
+        model = capture(server, tcp.pid, unix.pid, none.pid)
+        assert asks(model, tcp.pid) == asks(model, unix.pid) == {server}
+        assert asks(model, none.pid) == asks(model, server) == set()
+        x, y, z = (model.pd(f"pid:{c.pid}") for c in (tcp, unix, none))
+        assert not model.shares(x, y, types={"SOCKET"})
+        assert bool(model.shares(x, model.pd(f"pid:{server}"), types={"SOCKET"}, access="W"))
+        assert not model.shares(z, model.pd(f"pid:{server}"), types={"SOCKET"})
+        common = set(model.common_ancestors(x, y).pids.tolist())
+        assert server in common
+        assert server not in set(model.common_ancestors(x, z).pids.tolist())
+        assert model.fr(x, y, types={"SOCKET"}) == 1
+        assert model.fr(x, z, types={"SOCKET"}) == float("inf")
+
+
+def test_a_child_that_answers_and_the_parent_that_listens(tmp_path):
+    """As sshd does: the child has the connection, and has closed the listening socket."""
+    with child() as server, child() as client:
+        server.do("s = socket.create_server(('127.0.0.1', 0)); port = s.getsockname()[1]")
+        client.do(f"s = socket.create_connection(('127.0.0.1', {server.ask('port')}))")
+        server.do("c, _ = s.accept(); kid = fork(s.close); c.close()")
+        kid = server.ask("kid")
+        assert asks(capture(server.pid, client.pid, kid), client.pid) == {server.pid, kid}
+
+
+def test_another_listener_of_the_name_is_not_surely_the_one_that_accepted():
+    name = f"\0osmosis-{os.getpid()}"
+    with child() as old, child() as new, child() as client:
+        old.do(f"s = socket.socket(socket.AF_UNIX); s.bind({name!r}); s.listen()")
+        client.do(f"s = socket.socket(socket.AF_UNIX); s.connect({name!r})")
+        old.do("c, _ = s.accept(); s.close()")
+        assert asks(capture(old.pid, new.pid, client.pid), client.pid) == {old.pid}
+        new.do(f"s = socket.socket(socket.AF_UNIX); s.bind({name!r}); s.listen()")
+        model = capture(old.pid, new.pid, client.pid)
+        found = model.services(model.pd(f"pid:{client.pid}"))
+        assert set(found.pids.tolist()) - {0} == {old.pid}
+        assert new.pid in found.unknown.pids
+
+
+def test_a_tcp_connection_whose_listener_is_gone_has_no_sure_direction():
+    with child() as server, child() as client:
+        server.do("s = socket.create_server(('127.0.0.1', 0)); port = s.getsockname()[1]")
+        client.do(f"s = socket.create_connection(('127.0.0.1', {server.ask('port')}))")
+        server.do("c, _ = s.accept(); s.close()")
+        model = capture(server.pid, client.pid)
+        for a, b in ((server, client), (client, server)):
+            found = model.services(model.pd(f"pid:{a.pid}"))
+            assert b.pid not in found.pids
+            assert b.pid in found.unknown.pids
+
+
+def test_all_who_hold_the_listening_socket_are_asked(tmp_path):
+    path = str(tmp_path / "s")
+    with child() as server, child() as client:
+        server.do(f"s = socket.socket(socket.AF_UNIX); s.bind({path!r}); s.listen(); kid = fork()")
+        client.do(f"s = socket.socket(socket.AF_UNIX); s.connect({path!r})")
+        kid = server.ask("kid")
+        assert asks(capture(server.pid, client.pid, kid), client.pid) == {server.pid, kid}
+        server.do("c, _ = s.accept()")
+        assert asks(capture(server.pid, client.pid, kid), client.pid) == {server.pid, kid}
+
+
+def test_a_service_reached_through_another_mount_namespace(tmp_path):
+    """The path has another name there: it is the socket file that is the same."""
+    there = tmp_path / "there"
+    there.mkdir()
+    home = tmp_path / "home"
+    home.mkdir()
+    with child() as server, child() as client:
+        server.do(f"s = socket.socket(socket.AF_UNIX); s.bind({str(home / 's')!r}); s.listen()")
+        client.do("unshare(CLONE_NEWNS); mount(None, '/', None, 0x4000 | 0x40000)")
+        client.do(f"mount({str(home)!r}, {str(there)!r}, None, 0x1000)")
+        client.do(f"s = socket.socket(socket.AF_UNIX); s.connect({str(there / 's')!r})")
+        server.do("c, _ = s.accept()")
+        assert asks(capture(server.pid, client.pid), client.pid) == {server.pid}
+
+
+def test_slirp4netns_is_the_network_of_its_namespace_and_of_no_other(need):
+    program = shutil.which("slirp4netns")
+    need(program, "needs slirp4netns")
+    need(os.path.exists("/dev/net/tun"), "needs /dev/net/tun")
+    with ExitStack() as stack:
+        inside = [stack.enter_context(child("unshare(CLONE_NEWNET); kid = fork()")) for _ in "ab"]
+        outside = stack.enter_context(child())
+        servers = []
+        for c in inside:
+            r, w = os.pipe()
+            words = [program, "-c", "-r", str(w), str(c.pid), "tap0"]
+            quiet = subprocess.DEVNULL
+            servers.append(
+                stack.enter_context(running(*words, pass_fds=[w], stdout=quiet, stderr=quiet))
+            )
+            os.close(w)
+            assert os.read(r, 1) == b"1"  # it is ready
+            os.close(r)
+        kids = [c.ask("kid") for c in inside]
+        pids = [*(c.pid for c in inside), *kids, outside.pid, *(s.pid for s in servers)]
+        model = capture(*pids)
+        for c, kid, server in zip(inside, kids, servers, strict=True):
+            assert server.pid in asks(model, c.pid)
+            assert server.pid in asks(model, kid)
+            spaces = model.shared_spaces(model.pd(f"pid:{server.pid}"), types={"NET"})
+            assert c.pid in spaces.pids
+        a, b = (s.pid for s in servers)
+        assert b not in asks(model, inside[0].pid)
+        assert a not in asks(model, inside[1].pid)
+        assert not {a, b} & asks(model, outside.pid)
+        x, y = (model.pd(f"pid:{p}") for p in (inside[0].pid, kids[0]))
+        assert model.fr(x, y, types={"NET"}) == 1
+
+
+def test_a_fuse_server_is_asked_by_those_who_use_its_files(tmp_path, need):
+    program = shutil.which("fuse-overlayfs")
+    need(program, "needs fuse-overlayfs")
+    need(os.path.exists("/dev/fuse"), "needs /dev/fuse")
+    for name in ("lower", "upper", "work", "merged"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lower/file").write_text("x")
+    merged = tmp_path / "merged"
+    layers = ",".join(f"{n}dir={tmp_path / n}" for n in ("lower", "upper", "work"))
+    quiet = subprocess.DEVNULL
+    with running(program, "-f", "-o", layers, str(merged), stdout=quiet, stderr=quiet) as server:
+        try:
+            until((merged / "file").exists, "the mount")
+            with child() as user, child() as mapper, child() as other:
+                user.do(f"f = open({str(merged / 'file')!r})")
+                mapper.do(f"import mmap; f = open({str(merged / 'file')!r})")
+                mapper.do("m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); f.close()")
+                other.do(f"f = open({str(tmp_path / 'lower/file')!r})")
+                pids = (server.pid, user.pid, mapper.pid, other.pid)
+                snap = osmosis.capture(pids)
+                model = snap.model()
+                told = bool((snap["fuse_known"] == 1).any())
+                for c in (user, mapper):
+                    found = model.services(model.pd(f"pid:{c.pid}"))
+                    where = found.pids if told else found.unknown.pids
+                    assert server.pid in where
+                found = model.services(model.pd(f"pid:{other.pid}"))
+                assert server.pid not in found.pids
+                text = Path(f"/proc/{server.pid}/mountinfo").read_text()
+                minor = next(w for w in text.splitlines() if str(merged) in w).split()[2]
+                assert not told or f"0:{snap['fuse_dev'][0] & 0xFFFFFFFF}" == minor
+        finally:
+            subprocess.run(["umount", str(merged)], check=False)
