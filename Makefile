@@ -28,7 +28,7 @@ lint: $(BUILT) $(VENV)/.test $(VENV)/.lint
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
-	$(VENV)/bin/cython-lint src/_fastproc
+	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" cython-lint src/_fastproc
 	$(VENV)/bin/python tools/check_stubs.py
 
 sanitize: $(BUILT) $(VENV)/.test
@@ -49,7 +49,8 @@ $(BUILT): $(VENV)/bin/python $(NATIVE)
 	@touch $@
 
 $(VENV)/.%: $(VENV)/bin/python pyproject.toml
-	$(VENV)/bin/python -m pip install -q --no-build-isolation -e '.[$*]'
+	$(VENV)/bin/python tools/extra.py $* > $@.txt
+	$(VENV)/bin/python -m pip install -q -r $@.txt
 	@touch $@
 
 clean:

@@ -29,6 +29,7 @@ setup(
             for path in sorted(Path("src/_fastproc").glob("*.pyx"))
         ],
         include_path=["src"],
+        nthreads=os.cpu_count(),
         annotate=DEBUG,
         compiler_directives={
             "language_level": 3,
@@ -40,5 +41,6 @@ setup(
             "embedsignature": True,
             "freethreading_compatible": True,
         },
-    )
+    ),
+    options={"build_ext": {"parallel": os.cpu_count()}},
 )
