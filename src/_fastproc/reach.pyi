@@ -1,21 +1,41 @@
+from typing import Any, TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import disjoint_base
 
-I4 = NDArray[np.int32]
-I8 = NDArray[np.int64]
+_I4: TypeAlias = NDArray[np.int32]
+_I8: TypeAlias = NDArray[np.int64]
 
 def spans(
-    indptr: I8,  # (C + 1,) into the slices
-    low: I8,  # (R,)
-    high: I8,  # (R,)
-    holder: I4,  # (H,) places
-) -> tuple[I8, I4, I4]: ...  # (C + 1,), first, last
+    indptr: _I8,  # (C + 1,) into the slices
+    low: _I8,  # (R,)
+    high: _I8,  # (R,)
+    holder: _I4,  # (H,) places
+) -> tuple[_I8, _I4, _I4]: ...  # (C + 1,), first, last
 def meeting_bits(
-    a_indptr: I8, a_first: I4, a_last: I4, b_indptr: I8, b_first: I4, b_last: I4, place: I4
+    a_indptr: _I8, a_first: _I4, a_last: _I4, b_indptr: _I8, b_first: _I4, b_last: _I4, place: _I4
 ) -> NDArray[np.uint64]: ...  # (n, words)
 def meeting_sums(
-    indptr: I8, first: I4, last: I4, weight: I8, place: I4
-) -> tuple[I8, I4, I8]: ...  # CSR
+    indptr: _I8, first: _I4, last: _I4, weight: _I8, place: _I4
+) -> tuple[_I8, _I4, _I8]: ...  # CSR
 def row_sums(
-    indptr: I8, first: I4, last: I4, weight: I8, places: I4, n: int
-) -> I8: ...  # (len(places), n)
+    indptr: _I8, first: _I4, last: _I4, weight: _I8, places: _I4, n: int
+) -> _I8: ...  # (len(places), n)
+
+@disjoint_base
+class Join:
+    @property
+    def sides(self) -> tuple[NDArray[Any], ...]: ...
+    def __init__(
+        self,
+        a_indptr: _I8,
+        a_first: _I4,
+        a_last: _I4,
+        b_indptr: _I8,
+        b_first: _I4,
+        b_last: _I4,
+        place: _I4,
+    ) -> None: ...
+    def bits(self) -> NDArray[np.uint64]: ...  # (n, words)
+    def row(self, i: int) -> NDArray[np.bool_]: ...  # (n,)

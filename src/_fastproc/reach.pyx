@@ -300,6 +300,75 @@ def meeting_bits(
     return out
 
 
+cdef class Join:
+    """Two sides of C columns each, checked once, to be asked who meets whom.
+
+    Parameters
+    ----------
+    a_indptr, b_indptr : (C + 1,) int64
+    a_first, a_last, b_first, b_last : int32
+        Columns as spans, as ``spans`` gives them; kept, and not to be written to any more.
+    place : (n,) int32
+        Row and column of the answer for each place; a permutation.
+    """
+    cdef:
+        readonly object sides
+        const int64_t[::1] a_indptr, b_indptr
+        const int32_t[::1] a_first, a_last, b_first, b_last, place
+        int32_t[::1] column, at
+        Py_ssize_t n
+
+    def __init__(self, a_indptr, a_first, a_last, b_indptr, b_first, b_last, place):
+        cdef Py_ssize_t c, i
+        self.sides = (a_indptr, a_first, a_last, b_indptr, b_first, b_last, place)
+        self.a_indptr, self.a_first, self.a_last = a_indptr, a_first, a_last
+        self.b_indptr, self.b_first, self.b_last = b_indptr, b_first, b_last
+        self.place = place
+        self.n = self.place.shape[0]
+        if self.b_indptr.shape[0] != self.a_indptr.shape[0]:
+            raise ValueError("a and b have different numbers of columns")
+        _check_spans(self.a_indptr, self.a_first, self.a_last, self.n)
+        _check_spans(self.b_indptr, self.b_first, self.b_last, self.n)
+        order = np.argsort(place).astype(np.int32)
+        if not np.array_equal(np.asarray(place)[order], np.arange(self.n)):
+            raise ValueError("place is not a permutation")
+        self.at = order
+        self.column = np.empty(self.a_first.shape[0], np.int32)
+        for c in range(self.a_indptr.shape[0] - 1):
+            for i in range(self.a_indptr[c], self.a_indptr[c + 1]):
+                self.column[i] = <int32_t>c
+
+    def bits(self):
+        """All pairs: see ``meeting_bits``."""
+        return meeting_bits(*self.sides)
+
+    def row(self, Py_ssize_t i):
+        """Row i of ``bits``, as (n,) bool. O(spans of a + spans of b in the columns of i + n)."""
+        cdef:
+            Py_ssize_t k, s, n = self.n, n_spans = self.a_first.shape[0]
+            int32_t p, c
+            int64_t total = 0
+        if not 0 <= i < n:
+            raise ValueError(f"row {i} of {n}")
+        out = np.zeros(n, np.uint8)
+        change = np.zeros(n + 1, np.int64)
+        cdef:
+            unsigned char[::1] found = out
+            int64_t[::1] table = change
+        p = self.at[i]
+        with nogil:
+            for k in range(n_spans):
+                if self.a_first[k] <= p and p <= self.a_last[k]:
+                    c = self.column[k]
+                    for s in range(self.b_indptr[c], self.b_indptr[c + 1]):
+                        table[self.b_first[s]] += 1
+                        table[self.b_last[s] + 1] -= 1
+            for k in range(n):
+                total += table[k]
+                found[self.place[k]] = total > 0
+        return out.view(bool)
+
+
 def meeting_sums(
     const int64_t[::1] indptr not None,
     const int32_t[::1] first not None,

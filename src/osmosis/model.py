@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,13 +15,13 @@ from osmosis.errors import QueryError, SelectorError
 from osmosis.graph.graph import Graph, Kind
 from osmosis.graph.pds import PD, PDTable, is_pid
 from osmosis.graph.relation import Relation
-from osmosis.graph.sets import Answer, Nodes, PDSet, Reason
+from osmosis.graph.sets import Answer, LazyAnswer, Nodes, PDSet, Reason
 from osmosis.query import bfs as _bfs
 from osmosis.query import explain as _explain
 from osmosis.query import export, groups, metrics
 from osmosis.query import isolation as layers
 from osmosis.query import tcb as boundary
-from osmosis.query.engine import Engine
+from osmosis.query.engine import Engine, Pairs
 from osmosis.query.explain import Witness
 from osmosis.query.isolation import Isolation
 from osmosis.query.options import access_mask, depth_of, types_of
@@ -31,6 +33,8 @@ __all__ = ["Model"]
 Bools = NDArray[np.bool_]
 I4 = NDArray[np.int32]
 Text = str | Iterable[str]
+_ONE = PD, str, int, np.integer
+_NONE_KNOWN = Answer(False, "no resource that both reach is known")
 
 
 class Model:
@@ -111,7 +115,7 @@ class Model:
         if isinstance(x, PD | str) or is_pid(x):
             rows = np.array([self.pds.row(x)], np.int32)
             return rows, rows
-        if isinstance(x, Iterable):
+        if isinstance(x, Iterable) and not isinstance(x, bytes | bytearray):
             pairs = [self._rows(one) for one in x]
             none = np.empty(0, np.int32)
             sure = np.unique(np.concatenate([none, *(a for a, _ in pairs)]))
@@ -136,6 +140,9 @@ class Model:
 
     def _collect(self, sure_rows: I4, may_rows: I4, ask: Callable[[int], Row]) -> Row:
         """Union of the rows of the members of x, without x."""
+        if len(sure_rows) == len(may_rows) == 1 and self._grouping is None:
+            row = int(sure_rows[0])
+            return ask(row).drop(row)
         out = Row.none(self._engine.n)
         certain = set(self._members(sure_rows).tolist())
         for row in self._members(may_rows).tolist():
@@ -253,8 +260,12 @@ class Model:
             kinds = sorted({*nodes.types, *nodes.unknown.types})
             return Reason(("shared",), (), tuple(kinds))
 
-        parts: dict[str, PDSet] = {"shared": PDSet(self.pds, found.sure, found.may & ~found.sure)}
-        return PDSet(self.pds, found.sure, found.may & ~found.sure, parts=parts, why=why)
+        undecided = found.may & ~found.sure
+
+        def parts() -> dict[str, PDSet]:
+            return {"shared": PDSet(self.pds, found.sure, undecided)}
+
+        return PDSet(self.pds, found.sure, undecided, parts=parts, why=why)
 
     def _members_of(self, row: int) -> I4:
         return self._members(np.array([row], np.int32))
@@ -280,20 +291,44 @@ class Model:
         return Nodes(self._base, sure.nodes, possible)
 
     def shares(self, x: Any, y: Any, *, types: Text | None = None, access: Text = "ANY") -> Answer:
-        """Answer whether y is in ``shared_resources(x)``, and by what."""
+        """Answer whether y is in ``shared_resources(x)``, and by what.
+
+        What both reach is worked out when the reason is asked for.
+        """
+        if self._grouping is None and isinstance(x, _ONE) and isinstance(y, _ONE):
+            pds = self.pds
+            i = x.row if type(x) is PD and x.table is pds else pds.row(x)
+            j = y.row if type(y) is PD and y.table is pds else pds.row(y)
+            plain = types is None and access == "ANY"
+            pairs = self._plain if plain else self._engine.pairs(self._ask(types, access))
+            state = pairs.state(i, j)
+            if state is False:
+                return _NONE_KNOWN
+            return LazyAnswer.of(state, self._shares, (x, y, types, access))
+        return self._shares(x, y, types, access)
+
+    @cached_property
+    def _plain(self) -> Pairs:
+        """Pairs of the question without options."""
+        return self._engine.pairs(self._ask(None))
+
+    def _shares(self, x: Any, y: Any, types: Text | None, access: Text) -> Answer:
         ask = self._ask(types, access)
-        row, found = self._row(y), self._shared(x, ask)
-        if row in found.rows:
-            if row == self._kernel_row:
+        sure, may = self._rows(y)
+        found = self._shared(x, ask)
+        hit = found & PDSet(self.pds, sure, may)
+        if hit:
+            others = hit.rows[hit.rows != self._kernel_row]
+            if not len(others):
                 return Answer(True, "the kernel holds everything with every permission")
-            nodes = self._common(x, y, ask)
+            nodes = self._common(x, PDSet(self.pds, others), ask)
             counted = _counted(nodes.types)
             return Answer(True, f"both reach {counted}")
-        if row in found.unknown.rows:
-            nodes = self._common(x, y, ask)
+        if hit.unknown:
+            nodes = self._common(x, hit, ask)
             said = _counted(nodes.unknown.types) if len(nodes.unknown) else "what was not seen"
             return Answer(None, f"both may reach {said}")
-        return Answer(False, "no resource that both reach is known")
+        return _NONE_KNOWN
 
     # -- control and services
 
@@ -332,14 +367,30 @@ class Model:
         return Reason(("control",), tuple(found or possible), ())
 
     def may(self, x: Any, verb: str, y: Any) -> Answer:
-        """Answer whether x may do *verb* to y, with the rule that decides and its source."""
-        a, b = self._row(x), self._row(y)
-        return groups.best_answer(
-            self._engine.controls.may(i, verb, j)
-            for i in self._members_of(a).tolist()
-            for j in self._members_of(b).tolist()
-            if a != b or i == j
-        )
+        """Answer whether x may do *verb* to y, with the rule that decides and its source.
+
+        Of sets, whether a member may to a member; one of x is no target. *verb* is the name of
+        one verb, or QueryError.
+        """
+        if not isinstance(verb, str):
+            raise QueryError(f"may wants the name of one verb, not {verb!r}")
+
+        def answer(i: int, j: int, member: bool) -> Answer:
+            found = self._engine.controls.may(i, verb, j)
+            return found if member or not found.state else replace(found, state=None)
+
+        return groups.best_answer(answer(*pair) for pair in self._pairs(x, y))
+
+    def _pairs(self, x: Any, y: Any) -> Iterator[tuple[int, int, bool]]:
+        """Rows of the graph, of x and of y, and whether they are certain members of the two."""
+        (a, a_may), (b, b_may) = self._rows(x), self._rows(y)
+        certain_a, own, certain_b = set(a.tolist()), set(a_may.tolist()), set(b.tolist())
+        for p in a_may.tolist():
+            for q in b_may.tolist():
+                for i in self._members_of(p).tolist():
+                    for j in self._members_of(q).tolist():
+                        if q not in own or i == j:
+                            yield i, j, p in certain_a and q in certain_b
 
     def services(self, x: Any, *, depth: int | None = 1) -> PDSet:
         """Return the PDs that x asks for something, within *depth* steps of REQUEST."""
@@ -493,14 +544,22 @@ class Model:
         return Reason(names, verbs, types)
 
     def explain(self, x: Any, y: Any) -> Witness:
-        """Return the witness of why y is in ``tcb(x)``: paths, permissions, rules, sources."""
-        a, b = self._row(x), self._row(y)
-        return _explain.best(
-            _explain.explain(self._engine, i, j)
-            for i in self._members_of(a).tolist()
-            for j in self._members_of(b).tolist()
-            if a != b or i == j
-        )
+        """Return the witness of why y is in ``tcb(x)``: paths, permissions, rules, sources.
+
+        Of sets, of the first pair of members that has one; a member of x is in none of its answers.
+
+        Raises
+        ------
+        QueryError
+            There is no such pair: a set is empty.
+
+        """
+
+        def witness(i: int, j: int, member: bool) -> Witness:
+            found = _explain.explain(self._engine, i, j)
+            return found if member or not found.state else replace(found, state=None)
+
+        return _explain.best(witness(*pair) for pair in self._pairs(x, y))
 
     # -- figures
 
@@ -528,6 +587,13 @@ class Model:
         return metrics.shared_pages(
             self._engine, self._of, len(self.pds), self._chosen(rows), self._chosen(cols)
         )
+
+    def pages_shared(self) -> NDArray[np.int64]:
+        """Return (P,) base pages of each PD that another PD, not the kernel, maps as well.
+
+        Each counts once; the kernel has 0.
+        """
+        return metrics.pages_shared(self._engine, self._of, len(self.pds))
 
     def rsi(self, x: Any, y: Any, type: str) -> float:  # noqa: A002  # the public name
         """Return |A & B| / |A | B| of the resources of a type that either reaches, by pages.

@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 
 from osmosis.cli.commands import app
 from osmosis.cli.overview import measure
-from osmosis.cli.pages import pages_shared
 from osmosis.formats.csv import read_csv
 from osmosis.graph.graph import Kind
 from osmosis.model import Model
@@ -173,7 +172,7 @@ def check_figures(model):
         control = model.controllers(pd)
         assert figures.controllers[pd.row].sum() == len(control)
         assert figures.controllers_unknown[pd.row] == len(control.unknown)
-    assert pages_shared(model).tolist() == brute_pages(model)
+    assert model.pages_shared().tolist() == brute_pages(model)
 
 
 def brute_pages(model):
@@ -578,5 +577,5 @@ def test_help_names_every_command():
 
 def test_the_kernel_is_never_a_neighbour(tmp_path):
     model = read_csv(SYSTEM)
-    assert pages_shared(model)[model.data.kernel] == 0
+    assert model.pages_shared()[model.data.kernel] == 0
     assert (model.data.kind[: model.data.n_pds] == Kind.PD).all()

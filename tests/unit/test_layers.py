@@ -24,7 +24,17 @@ ROOMS = {
     "query": {"errors", "graph", "_fastproc.reach"},
     "model": {"errors", "graph", "query"},
     "formats": {"errors", "graph", "query", "model"},
-    "cli": {"errors", "schema", "snapshot", "archive", "capture", "graph", "query", "model", "formats"},
+    "cli": {
+        "errors",
+        "schema",
+        "snapshot",
+        "archive",
+        "capture",
+        "graph",
+        "query",
+        "model",
+        "formats",
+    },
     "__init__": {"errors", "snapshot", "archive", "capture", "graph", "query", "model", "formats"},
     "__main__": {"cli"},
 }

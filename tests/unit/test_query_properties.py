@@ -272,6 +272,27 @@ def test_sharing_is_the_slow_one_by_row_and_by_matrix(g, access, own, types, pot
         assert halves(rows.shared_spaces(g.pds[x])) == want(*spaces)
 
 
+@RELAXED
+@given(
+    graphs(),
+    st.booleans(),
+    st.sampled_from(["ANY", "W"]),
+    st.sampled_from([None, ["FILE"], ["MO", "VMR"]]),
+)
+def test_a_pair_is_the_bit_of_the_matrix(g, after, access, types):
+    model = Model(g)
+    whole = (model if after else Model(g)).sharing_matrix(access=access, types=types)
+    for x, y in product(range(g.n_pds), repeat=2):
+        found = model.shares(model.pds[x], model.pds[y], access=access, types=types)
+        assert found.state is whole.state(x, y)
+        # The reason, which is worked out on its own, is of an answer of the same state.
+        slow = model._shares(model.pds[x], model.pds[y], types, access)
+        assert (found.state, found.reason) == (slow.state, slow.reason)
+        assert found == slow
+        assert hash(found) == hash(slow)
+        assert found.caveats == ()
+
+
 OPTIONS = st.fixed_dictionaries(
     {
         "access": st.sampled_from(["W", "R", "ANY"]),

@@ -56,6 +56,29 @@ def test_meeting_bits(system):
     assert got == want
 
 
+@given(systems())
+def test_a_join_is_the_same_row_by_row(system):
+    n, a, b, place = system
+    join = reach.Join(*columns(a), *columns(b), i4(place))
+    want = {(place[i], place[j]) for x, y in zip(a, b, strict=True) for i in x for j in y}
+    got = {(i, int(j)) for i in range(n) for j in np.flatnonzero(join.row(i))}
+    assert got == want
+    assert (join.bits() == reach.meeting_bits(*columns(a), *columns(b), i4(place))).all()
+
+
+def test_a_join_refuses_what_does_not_fit():
+    one = i8([0, 1]), i4([0]), i4([1])
+    assert reach.Join(*one, *one, i4([1, 0])).row(0).tolist() == [True, True]
+    with pytest.raises(ValueError, match="row 2 of 2"):
+        reach.Join(*one, *one, i4([1, 0])).row(2)
+    with pytest.raises(ValueError, match="permutation"):
+        reach.Join(*one, *one, i4([1, 1]))
+    with pytest.raises(ValueError, match="span"):
+        reach.Join(*one, *one, i4([0]))
+    with pytest.raises(ValueError, match="numbers of columns"):
+        reach.Join(*one, i8([0]), i4([]), i4([]), i4([1, 0]))
+
+
 @given(systems(), st.data())
 def test_meeting_sums_and_row_sums(system, data):
     n, a, _, place = system

@@ -18,7 +18,6 @@ from osmosis.cli import coverage
 from osmosis.cli.describe import pd_json, plus
 from osmosis.cli.exits import Code, UsageError, answering
 from osmosis.cli.options import All, By, Json, Snapshot, Top
-from osmosis.cli.pages import pages_shared
 from osmosis.cli.source import Source, open_source
 from osmosis.cli.terminal import print_json, print_lines, print_table
 from osmosis.graph.pds import PDTable, escape
@@ -94,7 +93,7 @@ def measure(model: Model) -> Figures:
         _unknown(tcb, 1),
         tcb.counts(0),
         _unknown(tcb, 0),
-        pages_shared(model),
+        model.pages_shared(),
         counts,
         _unknown(control, 0),
         classes,

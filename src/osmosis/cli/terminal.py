@@ -57,9 +57,9 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> 
         table.add_column(
             Text(head),
             justify="right" if justify == "right" else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            ratio=None,
+            # Where the terminal is narrow the last column is folded, before any other is cut.
+            no_wrap=not end,
+            overflow="fold" if end else "ellipsis",
             min_width=len(head) if justify == "right" and not end else None,
         )
     for *cells, last in rows:

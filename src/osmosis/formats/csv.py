@@ -125,6 +125,8 @@ def read_csv(
 def _kernel(tables: Tables, asked: str | None) -> str | None:
     """Id of the PD that holds everything, or None."""
     pds = [node for node in tables.nodes.values() if node.kind == Kind.PD]
+    if asked is not None and not isinstance(asked, str):
+        raise SelectorError(repr(asked), "the kernel is told by a name or an id, as text")
     if asked is None:
         found = [n for n in pds if n.ours.get("kernel") is True]
         found = found or [
@@ -139,7 +141,8 @@ def _kernel(tables: Tables, asked: str | None) -> str | None:
         return found[0].id
     why = f"{len(found)} PDs could be the kernel" if found else "no such PD to be the kernel"
     candidates = tuple(f"id:{escape(n.id)}" for n in (found or pds)[:8])
-    raise SelectorError(escape(asked or " or ".join(KERNEL_NAMES)), why, candidates)
+    said = " or ".join(KERNEL_NAMES) if asked is None else asked
+    raise SelectorError(escape(said), why, candidates)
 
 
 class _Numbers:

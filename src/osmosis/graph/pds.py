@@ -44,6 +44,13 @@ def escape(text: str) -> str:
     )
 
 
+def _frozen(column: NDArray[Any]) -> NDArray[Any]:
+    """Read-only view: the caller's array stays as it is."""
+    view = column.view()
+    view.flags.writeable = False
+    return view
+
+
 def is_pid(value: object) -> bool:
     """Tell whether *value* is an integer, NumPy's included; a bool is none."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
@@ -128,13 +135,13 @@ class PDTable:
         container_names: Callable[[], Sequence[Sequence[str]]] | None = None,
         members: tuple[PDTable, NDArray[np.int32]] | None = None,
     ) -> None:
-        self.pid: NDArray[np.int32] = np.ascontiguousarray(pid, np.int32)
+        self.pid: NDArray[np.int32] = _frozen(np.ascontiguousarray(pid, np.int32))
         n = len(self.pid)
         missing = np.full(n, -1, np.int64)
-        self.start_time: NDArray[np.int64] = (
+        self.start_time: NDArray[np.int64] = _frozen(
             missing if start_time is None else np.ascontiguousarray(start_time, np.int64)
         )
-        self.uid: NDArray[np.int64] = (
+        self.uid: NDArray[np.int64] = _frozen(
             missing if uid is None else np.ascontiguousarray(uid, np.int64)
         )
         self.alias: Mapping[int, int] = {} if alias is None else alias
@@ -272,8 +279,10 @@ class PDTable:
                     index.setdefault(value, []).append(row)
             if name == "user":  # "user:1000" names a uid as well
                 for row, uid in enumerate(self.uid.tolist()):
+                    if uid < 0:
+                        continue
                     rows = index.setdefault(str(uid), [])
-                    if uid >= 0 and row not in rows[-1:]:
+                    if row not in rows[-1:]:
                         rows.append(row)
             if name == "container" and self._container_names is not None:
                 named: dict[str, set[int]] = {}
@@ -353,8 +362,9 @@ class PDTable:
             return tuple(f"pid:{pid}" for pid in known[order[:3]].tolist())
         prefix, _, value = selector.partition(":")
         if prefix == "pid":
-            return ()
+            return self._near(int(value))
         values = [v for v in self._index(prefix) if v]
         close = difflib.get_close_matches(value, values, n=_SHOWN, cutoff=0.5)
         close += [v for v in values if value and value in v and v not in close]
+        close = close or values  # nothing is like it: some that there are
         return tuple(f"{prefix}:{escape(v)}" for v in close[:_SHOWN])

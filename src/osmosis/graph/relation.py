@@ -9,6 +9,7 @@ The diagonal is empty in both.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import index
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from osmosis.errors import QueryError
-from osmosis.graph.pds import PDTable
+from osmosis.graph.pds import PD, PDTable
 from osmosis.graph.sets import PDSet
 
 __all__ = ["Control", "EdgeControl", "Finding", "NoControl", "Relation", "pack", "unpack"]
@@ -262,7 +263,9 @@ class Relation:
         return None if int(self.possible[i, j >> 6]) >> shift & 1 else False
 
     def _index(self, i: Any) -> int:
-        at = int(i)
+        if isinstance(i, PD):
+            i = i.row if self.pds is None else self.pds.row(i)
+        at = index(i)  # never int(): 1.5 is no row
         if not 0 <= at < self._n:
             raise IndexError(f"row {at} of {self._n}")
         return at
@@ -285,18 +288,29 @@ class Relation:
             return sure, sure
         return sure, unpack(self.possible[i : i + 1], self._n)[0]
 
-    def row(self, i: int) -> PDSet:
-        """Return the PDs that i stands in this relation to.
+    def column_masks(self, i: int) -> tuple[Bools, Bools]:
+        """Column i, as `row_masks`: a row of the inverse, which is not made for it."""
+        if self._t is not None:
+            return self._t.row_masks(i)
+        i = self._index(i)
+        form = self.classes
+        if form is not None:
+            of, yes, maybe = form
+            sure, may = yes[:, of[i]][of], maybe[:, of[i]][of]
+            sure[i] = may[i] = False
+            return sure, may
+        word, shift = i >> 6, np.uint64(i & 63)
+        sure = ((self.certain[:, word] >> shift) & np.uint64(1)).astype(bool)
+        if self._possible is self._certain:
+            return sure, sure
+        return sure, ((self.possible[:, word] >> shift) & np.uint64(1)).astype(bool)
 
-        Raises
-        ------
-        QueryError
-            The relation does not know its model.
-        """
+    def row(self, i: int) -> PDSet:
+        """Return the PDs that i, a row or a PD, stands in this relation to; see `pds`."""
         if self.pds is None:
             raise QueryError("this relation knows no PD table: use .row_masks")
         sure, may = self.row_masks(i)
-        return PDSet(self.pds, sure, may & ~sure)
+        return PDSet(self.pds, sure) if sure is may else PDSet(self.pds, sure, may & ~sure)
 
     @property
     def T(self) -> Relation:  # noqa: N802  # NumPy's name
@@ -457,14 +471,8 @@ class Relation:
         full = pack(np.ones((1, self._n), bool))[0]
         bit = np.uint64(1) << np.uint64(k & 63)
         out = []
-        for bits in (
-            (self.certain,)
-            if self._possible is self._certain
-            else (
-                self.certain,
-                self.possible,
-            )
-        ):
+        same = self._possible is self._certain
+        for bits in (self.certain,) if same else (self.certain, self.possible):
             new = bits.copy()
             new[:, k >> 6] = new[:, k >> 6] | bit if column else new[:, k >> 6] & ~bit
             new[k] = full if row else 0

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osmosis.errors import QueryError
-from osmosis.graph.pds import PD, PDTable, escape
+from osmosis.graph.pds import PD, PDTable, escape, is_pid
 
-__all__ = ["Answer", "Nodes", "PDSet", "Reason"]
+__all__ = ["Answer", "LazyAnswer", "Nodes", "PDSet", "Reason"]
 
 Rows = NDArray[np.int32]
 _NONE: Rows = np.empty(0, np.int32)
@@ -64,13 +64,58 @@ class Answer:
         return said + "".join(f" [caveat: {escape(c)}]" for c in self.caveats)
 
 
+_put = object.__setattr__  # an Answer is frozen
+
+
+class LazyAnswer(Answer):
+    """An answer whose reason is worked out when it is first asked for."""
+
+    __slots__ = ("_why",)
+
+    _why: tuple[Callable[..., Answer], tuple[Any, ...]]
+
+    @classmethod
+    def of(cls, state: bool | None, whole: Callable[..., Answer], args: tuple[Any, ...]) -> Answer:
+        """Return the answer *state* with the reason of ``whole(*args)``."""
+        made = cls.__new__(cls)
+        _put(made, "state", state)
+        _put(made, "_why", (whole, args))
+        return made
+
+    def __getattr__(self, name: str) -> Any:  # of a slot that is empty
+        if name == "caveats":
+            return ()
+        if name in ("rule", "source"):
+            return ""
+        if name != "reason":
+            raise AttributeError(name)
+        whole, args = self._why
+        reason = whole(*args).reason
+        object.__setattr__(self, "reason", reason)
+        return reason
+
+    def _plain(self) -> Answer:
+        return Answer(self.state, self.reason, self.caveats, self.rule, self.source)
+
+    def __eq__(self, other: object) -> bool:
+        return self._plain() == (other._plain() if isinstance(other, LazyAnswer) else other)
+
+    def __hash__(self) -> int:
+        return hash(self._plain())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Answer, (self.state, self.reason, self.caveats, self.rule, self.source)
+
+
 def rows_array(rows: Any) -> Rows:
     """*rows* as sorted, unique, frozen int32; a boolean mask stands for its true rows."""
     given = np.asarray(rows)
     if given.dtype == bool:
-        out = np.flatnonzero(given).astype(np.int32)
+        out = given.ravel().nonzero()[0].astype(np.int32)
     else:
-        out = np.unique(given.astype(np.int32))
+        out = given.astype(np.int32)
+        if out.ndim != 1 or not (out[1:] > out[:-1]).all():
+            out = np.unique(out)
     out.flags.writeable = False
     return out
 
@@ -100,7 +145,9 @@ class PDSet:
         self.rows = rows_array(rows)
         undecided = rows_array(unknown)
         if len(undecided) and len(self.rows):
-            undecided = rows_array(np.setdiff1d(undecided, self.rows, assume_unique=True))
+            member = np.zeros(len(table), bool)
+            member[self.rows] = True
+            undecided = rows_array(undecided[~member[undecided]])
         self._undecided = undecided
         self._parts = parts
         self._why = why
@@ -108,7 +155,9 @@ class PDSet:
     @property
     def pids(self) -> Rows:
         """(len,) pids of the members, in row order; -1 for a PD that has none."""
-        return self.table.pid[self.rows]
+        pids = self.table.pid[self.rows]
+        pids.flags.writeable = False
+        return pids
 
     @property
     def unknown(self) -> PDSet:
@@ -160,9 +209,12 @@ class PDSet:
         return (self.table[row] for row in self.rows.tolist())
 
     def __contains__(self, pd: object) -> bool:
-        if isinstance(pd, PD) and pd.table is not self.table:
+        # A PD or a pid that the model does not have is no member; text that matches nothing, or
+        # several, is an error, as a slip in it would read as a certain no.
+        if isinstance(pd, PD) or is_pid(pd):
             rows = self.table.rows_of(pd)
-            return len(rows) == 1 and rows[0] in self.rows
+            if len(rows) < 2:
+                return bool(rows) and rows[0] in self.rows
         return self.table.row(pd) in self.rows
 
     def __eq__(self, other: object) -> bool:
@@ -242,6 +294,9 @@ class PDSet:
 
     def __le__(self, other: object) -> bool:
         return bool(np.isin(self.rows, self._other(other).rows).all())
+
+    def __lt__(self, other: object) -> bool:
+        return len(self) < len(self._other(other)) and self <= other
 
     def __repr__(self) -> str:
         shown = ", ".join(escape(str(self.table[r])) for r in self.rows[:6].tolist())

@@ -7,12 +7,17 @@ from collections.abc import Iterable
 from functools import reduce
 from operator import or_
 
+import numpy as np
+from numpy.typing import NDArray
+
 from osmosis.graph.graph import Graph
 from osmosis.graph.relation import Relation
 from osmosis.graph.sets import Answer
 from osmosis.query.options import verbs_of
 
 __all__ = ["Controls"]
+
+Bools = NDArray[np.bool_]
 
 
 class Controls:
@@ -76,6 +81,37 @@ class Controls:
                 made = self._crowned(made) if some else Relation.empty(n, pds=self.graph.pds)
                 self._unions[key] = made
             return made
+
+    def masks_of(
+        self, i: int, provided: tuple[str, ...], some: bool, *, acting: bool
+    ) -> tuple[Bools, Bools]:
+        """Row i of `union`, or without *acting* its column; not by way of all pairs.
+
+        (P,) bool, certain, and certain or possible. O(verbs * P).
+        """
+        key = tuple(sorted(provided)), some, True
+        if key in self._unions:
+            relations = [self._unions[key]]
+        else:
+            relations = [self.verb(verb, effective=True) for verb in key[0]] if some else []
+        sure = np.zeros(self.graph.n_pds, bool)
+        may = sure.copy()
+        for relation in relations:
+            one = relation.row_masks(i) if acting else relation.column_masks(i)
+            sure |= one[0]
+            may |= one[1]
+        kernel = self.graph.kernel
+        if some and kernel is not None:
+            if acting:
+                sure[kernel] = may[kernel] = False
+                if i == kernel:
+                    sure[:] = may[:] = True
+            else:
+                sure[kernel] = may[kernel] = True
+                if i == kernel:
+                    sure[:] = may[:] = False
+        sure[i] = may[i] = False
+        return sure, may
 
     def verbs_between(
         self, i: int, j: int, verbs: str | Iterable[str] | None, *, effective: bool = True

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from osmosis.errors import QueryError
 from osmosis.graph.graph import ANY, POTENTIAL, PRIVATE, Edge, R, W, X
 from osmosis.graph.pds import escape
 from osmosis.graph.relation import unpack
@@ -100,7 +101,7 @@ def best(witnesses: Iterable[Witness]) -> Witness:
         if found is None or (found.state is False and one.state is None):
             found = one
     if found is None:
-        raise ValueError("no pair to explain")
+        raise QueryError("nothing to explain: x or y stands for no PD")
     return found
 
 

@@ -3,16 +3,16 @@
 A layer is a fact of each PD that can be compared: equal is shared, different is separated, and
 what was not read is unknown: missing data is no isolation. Facts come from ``Graph.layers``: by
 layer ``{"value": (P,), "source": text, "names": {value: text}}``, -1 for "not known"; or, where
-equal and different do not say it all, ``{"value": (P,) class, "separated": (K, K) bool, "maybe":
-(K, K) bool, "says": K texts, "source": text}``. Without a fact they come
-from the spaces of the layer's types that both hold. The kernel makes every layer and stands
-outside none: it shares all of them with everybody.
+equal and different do not say it all, ``{"value": (P,) class, "matrix": f, "source": text}``,
+where f takes n classes and returns (n, n) bool separated, (n, n) bool separated or not known,
+and n texts. Without a fact they come from the spaces of the layer's types that both hold. The
+kernel makes every layer and stands outside none: it shares all of them with everybody.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,19 +123,19 @@ class Isolation(Mapping[str, LayerAnswer]):
 class _Facts:
     """One layer of all PDs by classes: what PDs of one class have is told once."""
 
-    of: NDArray[np.int32]  # (P,) class
+    of: NDArray[np.int32]  # class of each row that was asked for
     separated: Bools  # (K, K) for certain
     maybe: Bools  # (K, K) separated, or not known
     says: tuple[str, ...]  # (K,)
     source: str
 
 
-def _by_value(fact: Mapping[str, Any]) -> _Facts:
-    values = np.asarray(fact["value"])
-    if "separated" in fact:
-        of = values.astype(np.int32)
-        return _Facts(of, fact["separated"], fact["maybe"], fact["says"], str(fact["source"]))
+def _by_value(fact: Mapping[str, Any], rows: NDArray[Any] | slice) -> _Facts:
+    values = np.asarray(fact["value"])[rows]
     distinct, of = np.unique(values, return_inverse=True)
+    if "matrix" in fact:
+        separated, maybe, texts = fact["matrix"](distinct)
+        return _Facts(of.astype(np.int32), separated, maybe, texts, str(fact["source"]))
     known = distinct != -1
     differ = ~np.eye(len(distinct), dtype=bool)
     both = known[:, None] & known[None, :]
@@ -180,11 +180,14 @@ def _by_spaces(graph: Graph, types: tuple[str, ...]) -> _Facts:
     return _Facts(of, separated, maybe, says, "the spaces that they hold")
 
 
-def _facts(graph: Graph, layer: str) -> _Facts:
+def _facts(graph: Graph, layer: str, rows: NDArray[Any] | slice) -> _Facts:
     if layer not in LAYERS:
         raise QueryError(f"no layer {escape(str(layer))!r}; known are {', '.join(LAYERS)}")
     fact = graph.layers.get(layer)
-    return _by_spaces(graph, LAYERS[layer]) if fact is None else _by_value(fact)
+    if fact is not None:
+        return _by_value(fact, rows)
+    found = _by_spaces(graph, LAYERS[layer])
+    return replace(found, of=found.of[rows])
 
 
 def isolation(graph: Graph, x: NDArray[np.int32], y: NDArray[np.int32]) -> Isolation:
@@ -211,8 +214,8 @@ def _between(graph: Graph, layer: str, x: NDArray[np.int32], y: NDArray[np.int32
         return LayerAnswer("shared", "the kernel, which makes the layer, is outside none")
     if np.intersect1d(x, y).size:
         return LayerAnswer("shared", "one protection domain")
-    facts = _facts(graph, layer)
-    a, b = np.unique(facts.of[x]), np.unique(facts.of[y])
+    facts = _facts(graph, layer, np.concatenate([x, y]))
+    a, b = np.unique(facts.of[: len(x)]), np.unique(facts.of[len(x) :])
     at = np.ix_(a, b)
     for state, found in (
         ("shared", ~facts.maybe[at]),
@@ -254,7 +257,7 @@ def isolation_matrix(
         There is no such layer.
 
     """
-    facts = _facts(graph, layer)
+    facts = _facts(graph, layer, slice(None))
     kernel = graph.kernel
     if group is None or pds is None:
         made = Relation.from_classes(facts.of, facts.separated, facts.maybe, pds=graph.pds)

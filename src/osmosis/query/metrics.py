@@ -14,12 +14,13 @@ from osmosis.graph.graph import ANY, POTENTIAL, SERVER, Edge, Kind
 from osmosis.graph.sets import Nodes
 from osmosis.query.engine import Engine
 from osmosis.query.options import type_mask, types_of
-from osmosis.query.reach import Incidence, Spans, incidence, spans
+from osmosis.query.reach import Incidence, Spans, certain_spans, incidence, shareable, spans
 from osmosis.query.walk import Way, distinct
 
 __all__ = [
     "fault_radii",
     "fault_radius",
+    "pages_shared",
     "requests",
     "rsi_matrix",
     "rsi_of_sets",
@@ -48,9 +49,7 @@ def _matrix(columns: Incidence, group: I4, n: int) -> csr_array:
     pairs = distinct(group[columns.pds].astype(np.int64) * max(len(columns.nodes), 1) + col)
     rows, cols = np.divmod(pairs, max(len(columns.nodes), 1))
     indptr = np.searchsorted(rows, np.arange(n + 1))
-    return csr_array(
-        (np.ones(len(cols), np.float64), cols, indptr), shape=(n, len(columns.nodes))
-    )
+    return csr_array((np.ones(len(cols), np.float64), cols, indptr), shape=(n, len(columns.nodes)))
 
 
 def weights(engine: Engine, types: frozenset[str], group: I4, n: int) -> tuple[csr_array, F8]:
@@ -79,6 +78,34 @@ def shared_pages(
     out = csr_array(out).astype(np.int64)
     out.eliminate_zeros()
     return csr_array(out)
+
+
+def pages_shared(engine: Engine, group: I4, n: int) -> NDArray[np.int64]:
+    """Return (n,) base pages of each group that another one, not the kernel, reaches as well.
+
+    Of memory objects, and of what is certain; each counts once. The kernel has 0: it reaches
+    all. O(spans), where `shared_pages` is O(n**2).
+    """
+    index = engine.index
+    mos = np.array([t for t, name in enumerate(engine.graph.types) if name == "MO"], np.int64)
+    if len(group) == n:
+        columns, by_place = certain_spans(index, Way(ANY), Kind.RESOURCE), index.by_place
+    else:
+        only = np.flatnonzero(shareable(index) & np.isin(engine.graph.type, mos))
+        way, value = Way(ANY), group.astype(np.int32)
+        columns = spans(index, way, Kind.RESOURCE, None, only=only.astype(np.int32), value=value)
+        by_place = np.arange(n, dtype=np.int32)
+    column = np.repeat(np.arange(len(columns.nodes)), np.diff(columns.indptr))
+    size = np.bincount(
+        column, weights=columns.last - columns.first + 1, minlength=len(columns.nodes)
+    )
+    weight = engine.graph.pages[columns.nodes].astype(np.float64)
+    weight[(size < 2) | ~np.isin(engine.graph.type[columns.nodes], mos)] = 0
+    change = np.bincount(columns.first, weights=weight[column], minlength=n + 1)
+    change -= np.bincount(columns.last + 1, weights=weight[column], minlength=n + 1)
+    out = np.zeros(n, np.int64)
+    out[by_place] = np.rint(np.cumsum(change)[:n]).astype(np.int64)
+    return out
 
 
 _FEW = 64  # rows that are summed one by one
@@ -187,9 +214,7 @@ def rsi_of_sets(a: Nodes, b: Nodes, pages: F8) -> float:
 # -- fault radius
 
 
-def requests(
-    engine: Engine, types: str | Iterable[str] | None, *, kernel: bool
-) -> tuple[I4, I4]:
+def requests(engine: Engine, types: str | Iterable[str] | None, *, kernel: bool) -> tuple[I4, I4]:
     """Return REQUEST edges after flattening, as (src, dst) rows, once each.
 
     A PD that directly holds a resource, which is a direct member of a space, asks each PD that
@@ -202,7 +227,7 @@ def requests(
 
     """
     graph, index = engine.graph, engine.index
-    wanted = types_of(graph, types)
+    wanted = types_of(graph, types, requests=True)
     mask = type_mask(graph, wanted)
     asked = index.kinds[Edge.REQUEST]
     ids = np.arange(len(asked))
@@ -311,7 +336,7 @@ def fault_radius(
         (P,) bool, further PDs that do not count.
 
     """
-    wanted = types_of(engine.graph, types)
+    wanted = types_of(engine.graph, types, requests=True)
     a, b = (depths(engine, wanted, kernel=kernel, rows=rows).min(axis=0) for rows in (x, y))
     least = np.where(np.isinf(a) | np.isinf(b), np.inf, np.minimum(a, b))
     least[x] = least[y] = np.inf
@@ -324,7 +349,7 @@ def fault_radii(
     engine: Engine, types: str | Iterable[str] | None, *, kernel: bool, rows: I4, cols: I4
 ) -> F8:
     """Return the fault radius of every pair of rows and columns. O(rows * cols * P)."""
-    wanted = types_of(engine.graph, types)
+    wanted = types_of(engine.graph, types, requests=True)
     from_rows = depths(engine, wanted, kernel=kernel, rows=rows)
     from_cols = depths(engine, wanted, kernel=kernel, rows=cols)
     from_cols[np.arange(len(cols)), cols] = np.inf  # z is not y

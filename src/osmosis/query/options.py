@@ -48,10 +48,8 @@ RESOURCE_TYPES = (
     "IO_URING",
     "ANON",
 )
+# Address spaces are spaces of type VMR, physical memory is one of MO, filesystems of FILE.
 SPACE_TYPES = (
-    "ADDRESS_SPACE",
-    "PHYSICAL_MEMORY",
-    "FILESYSTEM",
     "MNT",
     "NET",
     "PID",
@@ -131,8 +129,12 @@ def _listed(value: str | Iterable[str], what: str) -> tuple[str, ...]:
     return listed
 
 
-def types_of(graph: Graph, types: str | Iterable[str] | None) -> frozenset[str] | None:
+def types_of(
+    graph: Graph, types: str | Iterable[str] | None, *, requests: bool = False
+) -> frozenset[str] | None:
     """Return the set of asked-for type names; None, for all, as it is.
+
+    With *requests*, what REQUEST edges ask for is a type too, be there no node of it: an endpoint.
 
     Raises
     ------
@@ -144,6 +146,10 @@ def types_of(graph: Graph, types: str | Iterable[str] | None) -> frozenset[str] 
         return None
     listed = frozenset(_listed(types, "types"))
     known = {*graph.types, *graph.unseen, *RESOURCE_TYPES, *SPACE_TYPES}
+    if requests and listed - known:
+        at = (graph.edges.kind == Edge.REQUEST) & (graph.edges.label >= 0)
+        asked = {graph.labels[label] for label in np.unique(graph.edges.label[at]).tolist()}
+        known |= {name for name in asked if graph.names.find(name) is None}
     for name in sorted(listed - known):
         raise QueryError(f"no type {escape(name)!r}; known are {', '.join(sorted(known))}")
     return listed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,10 +11,19 @@ from numpy.typing import NDArray
 
 from _fastproc import reach
 from osmosis.graph.graph import POTENTIAL, PRIVATE, Edge, Kind
-from osmosis.graph.relation import Bits, clear_diagonal
 from osmosis.query.walk import Index, Way, distinct, gathered
 
-__all__ = ["Incidence", "Spans", "incidence", "joined", "spans"]
+__all__ = [
+    "Incidence",
+    "Spans",
+    "aligned",
+    "certain_spans",
+    "incidence",
+    "shareable",
+    "spans",
+    "touched",
+    "undecided",
+]
 
 I4 = NDArray[np.int32]
 I8 = NDArray[np.int64]
@@ -48,8 +58,12 @@ class Incidence:
         )
 
 
-def _reached(index: Index, way: Way) -> tuple[I4, I4, I4, I4]:
-    """Pairs (pd, node) over explicit edges; then those of them that a path may go on from."""
+def _reached(index: Index, way: Way, toward: Bools | None = None) -> tuple[I4, I4, I4, I4]:
+    """Pairs (pd, node) over explicit edges; then those of them that a path may go on from.
+
+    With *toward*, (N,) bool, only over the nodes in it; a PD that a run leaves is in the second
+    pairs, with itself.
+    """
 
     def usable(kind: int) -> tuple[I4, I4, Bools]:
         edges = index.kinds[kind]
@@ -57,6 +71,8 @@ def _reached(index: Index, way: Way) -> tuple[I4, I4, I4, I4]:
         if not way.potential:
             keep &= (edges.flags & POTENTIAL) == 0
         keep &= ~index.is_pd[edges.dst]
+        if toward is not None:
+            keep &= toward[edges.dst]
         ends = np.zeros(int(keep.sum()), bool)
         if kind == Edge.HOLD and way.ends_private:
             ends = (edges.flags[keep] & PRIVATE) != 0
@@ -76,8 +92,11 @@ def _reached(index: Index, way: Way) -> tuple[I4, I4, I4, I4]:
     if len(map_src):
         order = np.argsort(map_src, kind="stable")
         key, target = map_src[order], map_dst[order]
+        leaves = np.zeros(index.n_nodes, bool)
+        leaves[key] = True
         fresh = on
         while len(fresh):
+            fresh = fresh[leaves[fresh % n]]
             nodes = (fresh % n).astype(np.int32)
             low = np.searchsorted(key, nodes, "left")
             counts = np.searchsorted(key, nodes, "right") - low
@@ -87,6 +106,11 @@ def _reached(index: Index, way: Way) -> tuple[I4, I4, I4, I4]:
             on = np.sort(np.concatenate([on, fresh]))
             reached.append(fresh)
     pairs = distinct(np.concatenate(reached))
+    direct = index.runs.runs.source
+    direct = distinct(direct[index.is_pd[direct]])
+    if len(direct):
+        direct = direct[direct != (-1 if index.kernel is None else index.kernel)]
+        on = np.concatenate([on, direct * (n + 1)])
     return (
         (pairs // n).astype(np.int32),
         (pairs % n).astype(np.int32),
@@ -204,14 +228,15 @@ def spans(
         chosen = np.zeros(len(wanted), bool)
         chosen[only] = True
         wanted &= chosen
-    pd, node, on_pd, on_node = _reached(index, way)
+    toward = None if only is None else _leading(index, wanted)
+    pd, node, on_pd, on_node = _reached(index, way, toward)
     keep = wanted[node]
     pd, node = pd[keep], node[keep]
-    order = np.lexsort((value[pd], node))
+    order = np.argsort(node.astype(np.int64) * (int(value.max(initial=0)) + 1) + value[pd])
     pd, node = pd[order], node[order]
-    explicit, starts = np.unique(node, return_index=True)
+    explicit, starts = _first_of_each(node)
     ends = np.append(starts[1:], len(node))[: len(starts)]
-    places, at = index.runs.by_node.at(on_node)
+    places, at = index.runs.positions(on_node)
     order = np.argsort(places, kind="stable")
     places = places[order]
     holder = np.concatenate([value[pd], value[on_pd[at[order]]]]).astype(np.int32)
@@ -222,7 +247,7 @@ def spans(
     column = np.concatenate([explicit, runs.dst[use]])
     low, high = np.concatenate([starts, low]), np.concatenate([ends, high])
     order = np.argsort(column, kind="stable")
-    nodes, begins = np.unique(column[order], return_index=True)
+    nodes, begins = _first_of_each(column[order])
     found = reach.spans(
         np.append(begins, len(column)).astype(np.int64),
         low[order].astype(np.int64),
@@ -232,17 +257,150 @@ def spans(
     return Spans(nodes.astype(np.int32), *found)
 
 
-def joined(own: Spans, other: Spans, index: Index) -> Bits:
-    """Return (P, words(P)) bits: i and j where i reaches a node of *own* that j does in *other*."""
+def _first_of_each(values: NDArray[np.integer]) -> tuple[I4, I8]:
+    """Distinct values of a sorted array, and where each begins."""
+    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])[: len(values)])
+    return values[starts].astype(np.int32), starts
+
+
+def aligned(own: Spans, other: Spans) -> tuple[Spans, Spans]:
+    """Return the columns of the nodes that are in both."""
+    if own is other:
+        return own, other
     _, a_at, b_at = np.intersect1d(own.nodes, other.nodes, assume_unique=True, return_indices=True)
-    a, b = own.take(a_at), other.take(b_at)
-    # A node that only one PD reaches makes no neighbours.
-    alone = np.diff(a.indptr) == 1
-    alone &= np.diff(b.indptr) == 1
-    k = np.flatnonzero(alone)
-    x, y = a.indptr[k], b.indptr[k]
-    same = (a.first[x] == b.first[y]) & (a.first[x] == a.last[x]) & (b.first[y] == b.last[y])
-    keep = np.setdiff1d(np.arange(len(a_at)), k[same], assume_unique=True)
-    a, b = a.take(keep), b.take(keep)
-    bits = reach.meeting_bits(a.indptr, a.first, a.last, b.indptr, b.first, b.last, index.by_place)
-    return clear_diagonal(bits)
+    return own.take(a_at), other.take(b_at)
+
+
+# -- which nodes matter at all
+
+
+def _leading(index: Index, wanted: Bools) -> Bools:
+    """(N,) bool: *wanted*, and the nodes from which MAP may lead to it. O(N + runs + edges)."""
+    out = wanted.copy()
+    runs, maps, side = index.runs.runs, index.kinds[Edge.MAP], index.backward[Edge.MAP]
+    if len(runs):
+        covered = index.runs.covered(np.flatnonzero(wanted[runs.dst]))
+        out[runs.source[covered]] = True
+    before = maps.src[out[maps.dst]]
+    while len(before):
+        fresh = distinct(before[~out[before]])
+        out[fresh] = True
+        before = maps.src[side.at(fresh)[0]]
+    return out
+
+
+def _following(index: Index, start: Bools) -> Bools:
+    """(N,) bool: *start*, and what MAP may lead to from it. O(N + runs + edges)."""
+    out = start.copy()
+    runs, maps, side = index.runs.runs, index.kinds[Edge.MAP], index.forward[Edge.MAP]
+    after = maps.dst[out[maps.src]]
+    while len(after):
+        fresh = distinct(after[~out[after]])
+        out[fresh] = True
+        after = maps.dst[side.at(fresh)[0]]
+    if len(runs):  # nothing leaves the end of a run
+        before = np.concatenate([[0], np.cumsum(out[runs.source])])
+        out[runs.dst[before[runs.last + 1] > before[runs.first]]] = True
+    return out
+
+
+def shareable(index: Index) -> Bools:
+    """(N,) bool, kept: all nodes that two PDs other than the kernel may reach, and maybe more.
+
+    What has one way in, from a PD or from a node of which that is so, is one PD's own, whatever
+    a path must allow: most mappings and all private memory. O(N + runs + edges).
+    """
+
+    def make() -> Bools:
+        runs = index.runs.runs
+        ways = np.zeros(index.n_nodes, np.int64)
+        for kind in (Edge.HOLD, Edge.MAP):
+            ways += np.bincount(index.kinds[kind].dst, minlength=index.n_nodes)
+        np.add.at(ways, runs.dst, runs.last - runs.first + 1)
+        return _following(index, ways > 1)
+
+    return index.once("shareable", make)
+
+
+def certain_spans(index: Index, way: Way, kind: Kind) -> Spans:
+    """Return the columns of all nodes of a kind that two PDs may reach; kept."""
+
+    def make() -> Spans:
+        several = np.flatnonzero(shareable(index) & (index.graph.kind == kind))
+        return spans(index, way, kind, None, only=several.astype(np.int32))
+
+    return index.once(("spans", way, kind), make)
+
+
+def undecided(index: Index, needs: Iterable[int], kind: Kind) -> I4:
+    """Return the nodes of a kind that more PDs may reach than certainly do, ascending.
+
+    With one of the masks; without those that one PD alone may reach.
+    """
+    start = np.zeros(index.n_nodes, bool)
+    for edge_kind in (Edge.HOLD, Edge.MAP):
+        edges = index.kinds[edge_kind]
+        at = np.flatnonzero(edges.maybe != edges.perm)
+        sure, may = edges.perm[at], edges.maybe[at]
+        for need in needs:
+            start[edges.dst[at[((sure & need) == need) != ((may & need) == need)]]] = True
+    found = _following(index, start) & shareable(index) & (index.graph.kind == kind)
+    return np.flatnonzero(found).astype(np.int32)
+
+
+def touched(index: Index, way: Way, kind: Kind) -> Bools:
+    """(types, P) bool, kept: whether a PD reaches any node of a kind and type; not the kernel.
+
+    Time O(types / 64 * (N + runs + edges)): each node is marked with the types behind it.
+    """
+    graph, runs = index.graph, index.runs.runs
+    holds, maps, side = index.kinds[Edge.HOLD], index.kinds[Edge.MAP], index.backward[Edge.MAP]
+
+    def usable(kind_: int) -> Bools:
+        edges = index.kinds[kind_]
+        need = np.uint8(way.need)
+        keep: Bools = ((edges.maybe if way.possible else edges.perm) & need) == need
+        if not way.potential:
+            keep &= (edges.flags & POTENTIAL) == 0
+        keep &= ~index.is_pd[edges.dst]
+        return keep
+
+    def behind(first: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """The types of a block: of each node, and of each with all that MAP leads to."""
+        bit = np.zeros(len(graph.types) + 1, np.uint64)  # the last for PDs
+        count = min(64, len(graph.types) - first)
+        bit[first : first + count] = np.uint64(1) << np.arange(count, dtype=np.uint64)
+        own = np.where(graph.kind == kind, bit[graph.type], np.uint64(0))
+        marks = own.copy()
+        use = np.flatnonzero((runs.perm & way.need) == way.need)
+        ends = own[runs.dst[use]]
+        for mark in distinct(ends[ends > 0]):
+            marks[runs.source[index.runs.covered(use[ends == mark])]] |= mark
+        if len(maps):
+            on = usable(Edge.MAP)
+            ids = np.flatnonzero(on)
+            while len(ids):
+                ids = ids[(marks[maps.dst[ids]] & ~marks[maps.src[ids]]) != 0]
+                np.bitwise_or.at(marks, maps.src[ids], marks[maps.dst[ids]])
+                fresh = distinct(maps.src[ids])
+                ids = side.at(fresh[~index.is_pd[fresh]])[0]
+                ids = ids[on[ids]]
+        return own, marks
+
+    def make() -> Bools:
+        out = np.zeros((len(graph.types), index.n_pds), bool)
+        at = np.flatnonzero(usable(Edge.HOLD))
+        src, dst = holds.src[at], holds.dst[at]
+        ends = (holds.flags[at] & PRIVATE) != 0 if way.ends_private else None
+        for first in range(0, len(graph.types), 64):
+            own, marks = behind(first)
+            found = marks[: index.n_pds].copy()  # by MAP and runs of its own
+            value = marks[dst] if ends is None else np.where(ends, own[dst], marks[dst])
+            np.bitwise_or.at(found, src, value)
+            if index.kernel is not None:
+                found[index.kernel] = 0
+            for k in range(min(64, len(graph.types) - first)):
+                out[first + k] = (found >> np.uint64(k)) & np.uint64(1)
+        return out
+
+    return index.once(("touched", way, kind), make)

@@ -8,14 +8,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from _fastproc import reach as native
 from osmosis.graph.graph import ANY, Edge, Kind
-from osmosis.graph.relation import Relation, pack
+from osmosis.graph.relation import Relation, clear_diagonal, pack
 from osmosis.graph.sets import Nodes
 from osmosis.query.options import RESOURCE_TYPES, SPACE_TYPES, type_mask
-from osmosis.query.reach import joined, spans
+from osmosis.query.reach import Spans, aligned, certain_spans, spans, touched, undecided
 from osmosis.query.walk import Index, Way, walk
 
-__all__ = ["Ask", "Row", "common", "reach", "reached_nodes", "shared_row", "sharing"]
+__all__ = ["Ask", "Row", "Sharing", "common", "reach", "reached_nodes"]
 
 Bools = NDArray[np.bool_]
 _WALKED = (Edge.HOLD, Edge.MAP)
@@ -84,43 +85,6 @@ def reach(index: Index, row: int, need: int, ask: Ask) -> tuple[Bools, Bools]:
     return sure, may | sure
 
 
-def _holders(index: Index, nodes: Bools, need: int, possible: bool, ask: Ask) -> Bools:
-    """(P,) bool: PDs other than the kernel that reach one of *nodes*."""
-    targets = np.flatnonzero(nodes).astype(np.int32)
-    if not len(targets):
-        return np.zeros(index.n_pds, bool)
-    way = Way(need, possible, ask.potential)
-    out: Bools = walk(index, targets, _WALKED, way, forward=False)[: index.n_pds] >= 0
-    if index.kernel is not None:
-        out[index.kernel] = False
-    return out
-
-
-def shared_row(index: Index, row: int, ask: Ask) -> Row:
-    """Who shares with the PD *row*: one walk on from it, and one back."""
-    n, kernel = index.n_pds, index.kernel
-    if row == kernel:
-        return Row.none(n)
-    own_sure, own_may = reach(index, row, ask.own, ask)
-    sure = _holders(index, own_sure, ask.access, False, ask)
-    may = sure | _holders(index, own_may, ask.access, True, ask) if index.mixed else sure.copy()
-    if kernel is not None:
-        sure[kernel] = own_sure.any()
-        may[kernel] = own_may.any()
-    for name, unseen in _unseen(index, ask):
-        at = ask._replace(types=frozenset([name]))
-        mine = _unseen_may(unseen, ask.own)[row]
-        theirs = _unseen_may(unseen, ask.access)
-        if mine:
-            may |= theirs | _reachers(index, ask.access, at)
-            if kernel is not None:
-                may[kernel] = True
-        if (own_may & _wanted(index, ask.kind, at.types)).any():
-            may |= _without(theirs, kernel)
-    out = Row(sure, may)
-    return out.drop(row)
-
-
 def _without(mask: Bools, row: int | None) -> Bools:
     if row is not None and mask[row]:
         mask = mask.copy()
@@ -158,49 +122,109 @@ def _unseen_may(unseen: NDArray[np.uint8], need: int) -> Bools:
     return out
 
 
-def _reachers(index: Index, need: int, ask: Ask) -> Bools:
-    """(P,) bool: PDs that possibly reach a resource of the types."""
-    return _holders(index, _wanted(index, ask.kind, ask.types), need, True, ask)
+class Sharing:
+    """Who shares with whom, of one question: what it takes to answer it, made once.
 
+    Both sides' columns as spans, of those nodes only that two PDs may reach; a row is a join
+    over the columns that its PD is in, all rows are one join over all.
 
-def sharing(index: Index, ask: Ask) -> Relation:
-    """All pairs at once: ``S[i, j]``, j is in i's answer. The kernel's column included."""
-    n, kernel = index.n_pds, index.kernel
-    types = type_mask(index.graph, ask.types)
+    O(N + edges + runs) to make; a row O(spans + P); memory 12 bytes per span and 2 (P,) bool
+    for each way in which something was not seen.
+    """
 
-    def made(possible: bool) -> tuple[NDArray[np.uint64], Bools]:
-        other = spans(index, Way(ask.access, possible, ask.potential), ask.kind, types)
-        own = other
-        if ask.own != ask.access:
-            way = Way(ask.own, possible, ask.potential)
-            own = spans(index, way, ask.kind, types, only=other.nodes)
-        holds = np.zeros(n, bool)
+    def __init__(self, index: Index, ask: Ask) -> None:
+        self._index = index
+        self._kernel = index.kernel
+        n = index.n_pds
+        needs = ask.own, ask.access
+        own, other = (
+            certain_spans(index, Way(need, False, ask.potential), ask.kind) for need in needs
+        )
+        self._sure = self._join(own, other, ask)
+        self._may: native.Join | None = None  # by what is undecided; the rest is the same
+        differs = undecided(index, needs, ask.kind) if index.mixed else None
+        if differs is not None and len(differs):
+            own, other = (
+                spans(index, Way(need, True, ask.potential), ask.kind, None, only=differs)
+                for need in needs
+            )
+            self._may = self._join(own, other, ask)
+        of = type_mask(index.graph, ask.types)
+        chosen = np.ones(len(index.graph.types), bool) if of is None else of[:-1]
+        self._sure_any: Bools = np.zeros(n, bool)  # whom the kernel shares with
+        self._may_any: Bools = self._sure_any
+        if index.kernel is not None:
+            self._sure_any = np.any(self._touched(ask.own, False, ask)[chosen], axis=0)
+            self._may_any = np.any(self._touched(ask.own, index.mixed, ask)[chosen], axis=0)
+        # Whose rows may gain whom, by what was not seen. Most types give the same as others.
+        gains: dict[tuple[bytes, bytes], tuple[Bools, Bools]] = {}
+        for name, unseen in _unseen(index, ask):
+            mine = _without(_unseen_may(unseen, ask.own), self._kernel)
+            theirs = _without(_unseen_may(unseen, ask.access), self._kernel)
+            reach, reached = (self._of_type(name, need, ask) for need in needs)
+            self._may_any = self._may_any | mine
+            for rows, gained in ((mine, theirs | reached), (reach, theirs)):
+                if rows.any() and gained.any():
+                    gains[rows.tobytes(), gained.tobytes()] = rows, gained
+        pairs = list(gains.values())
+        self._gains = np.array([rows for rows, _ in pairs], bool).reshape(len(pairs), n)
+        self._gained = np.array([gained for _, gained in pairs], bool).reshape(len(pairs), n)
+
+    def _join(self, own: Spans, other: Spans, ask: Ask) -> native.Join:
+        of = type_mask(self._index.graph, ask.types)
+        a, b = aligned(own, other)
+        if of is not None:
+            chosen = np.flatnonzero(of[self._index.graph.type[a.nodes]])
+            a, b = a.take(chosen), b.take(chosen)
+        return native.Join(
+            a.indptr, a.first, a.last, b.indptr, b.first, b.last, self._index.by_place
+        )
+
+    def _touched(self, need: int, possible: bool, ask: Ask) -> Bools:
+        return touched(self._index, Way(need, possible, ask.potential), ask.kind)
+
+    def _of_type(self, name: str, need: int, ask: Ask) -> Bools:
+        """(P,) bool: PDs that possibly reach a resource of the type."""
+        chosen = [t for t, at in enumerate(self._index.graph.types) if at == name]
+        out: Bools = np.any(self._touched(need, self._index.mixed, ask)[chosen], axis=0)
+        return out
+
+    def row(self, row: int) -> Row:
+        """Who shares with the PD *row*."""
+        n, kernel = self._index.n_pds, self._kernel
+        if row == kernel:
+            return Row.none(n)
+        sure = self._sure.row(row)
+        may = sure.copy()
+        if self._may is not None:
+            may |= self._may.row(row)
         if kernel is not None:
-            wanted = _wanted(index, ask.kind, ask.types)
-            holds = _holders(index, wanted, ask.own, possible, ask)
-        return joined(own, other, index), holds
+            sure[kernel] = self._sure_any[row]
+            may[kernel] = self._may_any[row]
+        gains = np.flatnonzero(self._gains[:, row])
+        if len(gains):
+            may |= np.any(self._gained[gains], axis=0)
+        return Row(sure, may).drop(row)
 
-    sure, sure_holds = made(False)
-    may, may_holds = made(True) if index.mixed else (sure.copy(), sure_holds.copy())
-    may |= sure
-    may_holds = may_holds | sure_holds
-    for name, unseen in _unseen(index, ask):
-        at = ask._replace(types=frozenset([name]))
-        own_unseen = _without(_unseen_may(unseen, ask.own), kernel)
-        other_unseen = _without(_unseen_may(unseen, ask.access), kernel)
-        other_reach = _reachers(index, ask.access, at)
-        own_reach = _reachers(index, ask.own, at)
-        may[own_unseen] |= pack((other_unseen | other_reach)[None])
-        may[own_reach] |= pack(other_unseen[None])
-        may_holds |= own_unseen
-    if kernel is not None:
-        word, bit = kernel >> 6, np.uint64(1) << np.uint64(kernel & 63)
-        for bits, holds in ((sure, sure_holds), (may, may_holds)):
-            bits[:, word] &= ~bit
-            bits[holds, word] |= bit
-            bits[kernel] = 0
-    same = np.array_equal(sure, may)
-    return Relation.from_bits(n, sure, None if same else may, pds=index.graph.pds)
+    def of_kernel(self) -> Row:
+        """Whose answer the kernel is in."""
+        return Row(self._sure_any.copy(), self._may_any.copy())
+
+    def relation(self) -> Relation:
+        """All pairs: ``S[i, j]``, j is in i's answer. The kernel's column included."""
+        n, kernel = self._index.n_pds, self._kernel
+        sure = clear_diagonal(self._sure.bits())
+        may = sure.copy() if self._may is None else sure | clear_diagonal(self._may.bits())
+        for rows, gained in zip(self._gains, self._gained, strict=True):
+            may[rows] |= pack(gained[None])
+        if kernel is not None:
+            word, bit = kernel >> 6, np.uint64(1) << np.uint64(kernel & 63)
+            for bits, holds in ((sure, self._sure_any), (may, self._may_any)):
+                bits[:, word] &= ~bit
+                bits[holds, word] |= bit
+                bits[kernel] = 0
+        same = np.array_equal(sure, may)
+        return Relation.from_bits(n, sure, None if same else may, pds=self._index.graph.pds)
 
 
 def reached_nodes(index: Index, rows: NDArray[np.int32], need: int, ask: Ask) -> Nodes:
@@ -209,9 +233,7 @@ def reached_nodes(index: Index, rows: NDArray[np.int32], need: int, ask: Ask) ->
     return Nodes(index.graph, sure, may & ~sure)
 
 
-def _of_several(
-    index: Index, rows: NDArray[np.int32], need: int, ask: Ask
-) -> tuple[Bools, Bools]:
+def _of_several(index: Index, rows: NDArray[np.int32], need: int, ask: Ask) -> tuple[Bools, Bools]:
     sure = np.zeros(index.n_nodes, bool)
     may = sure.copy()
     for row in rows.tolist():
@@ -224,9 +246,7 @@ def _of_several(
     return sure, may
 
 
-def common(
-    index: Index, x: NDArray[np.int32], y: NDArray[np.int32], ask: Ask
-) -> Nodes:
+def common(index: Index, x: NDArray[np.int32], y: NDArray[np.int32], ask: Ask) -> Nodes:
     """Return the nodes by which y is in x's answer: that both reach, y with the access."""
     a_sure, a_may = _of_several(index, x, ask.own, ask)
     b_sure, b_may = _of_several(index, y, ask.access, ask)

@@ -20,7 +20,7 @@ from osmosis.graph.relation import Bits, Relation, unpack, words
 from osmosis.query.engine import Engine
 from osmosis.query.options import POWER_VERBS, access_mask, depth_of, types_of, verbs_of
 from osmosis.query.services import clients_row, services_row
-from osmosis.query.sharing import Ask, Row, shared_row
+from osmosis.query.sharing import Ask, Row
 
 __all__ = [
     "PARTS",
@@ -95,6 +95,10 @@ def _control(engine: Engine, base: Base) -> Relation:
     return engine.controls.union(base.verbs, base.controlled).T
 
 
+def _control_row(engine: Engine, base: Base, row: int, *, acting: bool) -> Row:
+    return Row(*engine.controls.masks_of(row, base.verbs, base.controlled, acting=acting))
+
+
 def one_step(engine: Engine, base: Base) -> Relation:
     """Return ``T[i, j]``: j is in the TCB of i in one step."""
 
@@ -110,26 +114,30 @@ def one_step(engine: Engine, base: Base) -> Relation:
     return made
 
 
-def _parts_forward(engine: Engine, row: int, base: Base) -> dict[str, Row]:
+def _parts_forward(
+    engine: Engine, row: int, base: Base, *, services: bool = True
+) -> dict[str, Row]:
     n = engine.n
     if row == engine.kernel:
         return {part: Row.none(n) for part in PARTS}
     return {
         "shared": engine.shared_row(row, base.ask),
-        "control": engine.row(_control(engine, base), row),
-        "service": services_row(engine.index, row),
+        "control": _control_row(engine, base, row, acting=False),
+        "service": services_row(engine.index, row) if services else Row.none(n),
     }
 
 
-def _parts_backward(engine: Engine, row: int, base: Base) -> dict[str, Row]:
+def _parts_backward(
+    engine: Engine, row: int, base: Base, *, services: bool = True
+) -> dict[str, Row]:
     """Whose shared, control and service part has *row* in it."""
     index, kernel = engine.index, engine.kernel
-    control = engine.row(_control(engine, base).T, row)
+    control = _control_row(engine, base, row, acting=True)
     if row != kernel:
-        shared = shared_row(index, row, base.ask.swapped)
+        shared = engine.shared_row(row, base.ask.swapped)
     else:
-        shared = engine.row(engine.sharing(base.ask).T, row)
-    service = clients_row(index, row)
+        shared = engine.shares(base.ask).of_kernel()
+    service = clients_row(index, row) if services else Row.none(engine.n)
     if kernel is not None:
         for one in (shared, control, service):
             one.drop(kernel)
@@ -262,7 +270,9 @@ def tcb_row(engine: Engine, row: int, base: Base) -> Row:
     if engine.made(("step", base.one_step)):
         out = engine.row(one_step(engine, base), row)
     else:
-        out = _united(engine, _parts_forward(engine, row, base), row, base, True)
+        out = _united(
+            engine, _parts_forward(engine, row, base, services=base.services), row, base, True
+        )
     if base.depth != 1:
         out = _further(engine, base, out, True)
     return out.drop(row)
@@ -284,7 +294,9 @@ def impact_row(engine: Engine, row: int, base: Base) -> Row:
     if engine.made(("step", base.one_step)):
         out = engine.row(one_step(engine, base).T, row)
     else:
-        out = _united(engine, _parts_backward(engine, row, base), row, base, False)
+        out = _united(
+            engine, _parts_backward(engine, row, base, services=base.services), row, base, False
+        )
     if base.depth != 1:
         out = _further(engine, base, out, False)
     return out.drop(row)
@@ -319,9 +331,12 @@ def part_rows(engine: Engine, row: int, base: Base, *, forward: bool) -> dict[st
         "service": engine.services(),
     }
     if base.through == "power":
-        if not forward:
-            return direct
-        steps = {"control": powers(engine)}
+        if not forward:  # the powers come first: the step next to the member is of any part
+            inner = Row.none(engine.n)
+            inner.sure[row] = inner.may[row] = True
+            inner = _further(engine, base, inner, False)
+        else:
+            steps = {"control": powers(engine)}
     for part, relation in steps.items():
         turned = relation if forward else relation.T
         direct[part].add(

@@ -8,8 +8,8 @@ condition on each edge. What may be, and is not certain, is a second walk with t
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ __all__ = ["Index", "Side", "Way", "distinct", "gathered", "walk"]
 I4 = NDArray[np.int32]
 Bools = NDArray[np.bool_]
 T = TypeVar("T", bound=np.generic)
+Made = TypeVar("Made")
 _LONGEST = 31  # classes of run length: 2**0 .. 2**30, all that int32 can number
 
 
@@ -82,6 +83,8 @@ class RunIndex:
         self.runs = runs
         self.by_node = Side(runs.source)
         self.by_dst = Side(runs.dst)
+        self._distinct: bool | None = None  # see positions
+        self._table: I4 = np.empty(0, np.int32)
         length = runs.last - runs.first + 1
         order = np.argsort(runs.first, kind="stable").astype(np.int32)
         size = np.frexp(length[order].astype(np.float64))[1] - 1
@@ -102,6 +105,21 @@ class RunIndex:
             hit = last[at] >= np.repeat(at_most, counts)
             found.append(ids[at[hit]])
         return np.concatenate(found).astype(np.int64) if found else np.empty(0, np.int64)
+
+    def positions(self, nodes: I4) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return ``by_node.at(nodes)``: by a table where no node is a source twice."""
+        if self._distinct is None:
+            key = self.by_node._key
+            self._distinct = not bool((key[1:] == key[:-1]).any())
+            if self._distinct and len(key):
+                self._table = np.full(int(key[-1]) + 1, -1, np.int32)
+                self._table[self.runs.source] = np.arange(len(key))
+        if not self._distinct:
+            return self.by_node.at(nodes)
+        at = np.flatnonzero(nodes < len(self._table))
+        found = self._table[nodes[at]]
+        hit = found >= 0
+        return found[hit].astype(np.int64), at[hit]
 
     def covered(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the positions that the runs *ids* cover, ascending. O(sources + runs)."""
@@ -146,6 +164,15 @@ class Index:
         self._hold: Relation | None = None
         self._by_place: I4 | None = None
         self._place: I4 | None = None
+        self._memory: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return ``make()`` of the first call with this key."""
+        with self.lock:
+            if key not in self._memory:
+                self._memory[key] = make()
+            made: Made = self._memory[key]
+            return made
 
     @property
     def by_place(self) -> I4:
@@ -161,13 +188,15 @@ class Index:
                 change -= np.bincount(runs.last + 1, minlength=len(change))[: len(change)]
                 cover = np.cumsum(change)[: len(runs.source)]
                 holds = self.kinds[Edge.HOLD]
-                at, edge = self.runs.by_node.at(holds.dst)
+                at, edge = self.runs.positions(holds.dst)
                 pd = holds.src[edge]
-                own = self.runs.by_node.at(np.arange(self.n_pds, dtype=np.int32))
+                own = self.runs.positions(np.arange(self.n_pds, dtype=np.int32))
                 at, pd = np.concatenate([at, own[0]]), np.concatenate([pd, own[1]])
                 key = np.full(self.n_pds, -1, np.int64)  # the kernel, in front
-                order = np.lexsort((-at, cover[at]))  # the last one written has the most
-                key[pd[order]] = at[order]
+                most = key.copy()
+                size = max(len(runs.source), 1)
+                np.maximum.at(most, pd, cover[at] * size + (size - 1 - at))
+                key[most >= 0] = size - 1 - most[most >= 0] % size
                 self._by_place = np.argsort(key, kind="stable").astype(np.int32)
             return self._by_place
 
@@ -314,7 +343,11 @@ Steps = list[tuple[I4, Bools | None]]
 
 
 def _forward_step(
-    index: Index, frontier: I4, kinds: frozenset[int], way: Way, first: bool  # noqa: ARG001
+    index: Index,
+    frontier: I4,
+    kinds: frozenset[int],
+    way: Way,
+    first: bool,  # noqa: ARG001
 ) -> Steps:
     """Nodes one edge on from *frontier*, and from which of them the walk may go on."""
     out: Steps = []
