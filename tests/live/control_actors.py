@@ -27,9 +27,9 @@ SOURCE = Path(__file__).with_name("probe_control.c")
 NS_GET_PID_IN_PIDNS = (2 << 30) | (4 << 16) | (0xB7 << 8) | 8
 
 
-def build(directory: Path) -> Path:
+def build(directory: Path, *options: str) -> Path:
     out = directory / "probe"
-    command = ["gcc", "-O1", "-pthread", "-o", str(out), str(SOURCE)]
+    command = ["gcc", "-O1", "-pthread", *options, "-o", str(out), str(SOURCE)]
     subprocess.run(command, check=True)
     out.chmod(0o755)
     return out
@@ -51,7 +51,7 @@ def write_map(pid: int, file: str, data: str) -> None:
         os.close(above)
 
 
-def build_for(factory: Any) -> Path:
+def build_for(factory: Any, *options: str) -> Path:
     """Build the probe where every user may run it; skip where that cannot be."""
     if not shutil.which("gcc"):
         pytest.skip("the probe is C: needs gcc")
@@ -59,7 +59,7 @@ def build_for(factory: Any) -> Path:
     for path in (directory, *directory.parents):
         if path != Path("/"):
             path.chmod(path.stat().st_mode | 0o011)
-    return build(directory)
+    return build(directory, *options)
 
 
 class Actor:

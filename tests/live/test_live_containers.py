@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,24 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.evaluation.base import CannotRun, Instances, parent, start_time
+from benchmarks.evaluation.base import CannotRun, Instances, comm, parent, start_time
 from benchmarks.evaluation.mechanisms import MECHANISMS
+from control_actors import Actor, build_for
 
 import osmosis
 from osmosis.relations import roles
+from osmosis.relations.control.table import control
 from osmosis.snapshot import Snapshot
 
 pytestmark = pytest.mark.live
 
 RUNTIMES = {"docker": "docker", "podman-rootless": "podman", "apptainer": "apptainer"}
 LIAR_UID = 64020
-DECIDED = {"kill", "kill-group", "trace-attach", "end-namespace", "limit"}
+DECIDED = {
+    *("kill", "kill-group", "trace-attach", "mem-write", "end-namespace", "cgroup-kill", "limit"),
+    *("terminal", "supervise", "daemon", "rewrite"),
+}
+ASKED = ("kill", "trace-attach", "mem-write", "limit")
 
 
 @dataclass
@@ -135,9 +142,31 @@ def test_an_ordinary_users_liar_has_no_role_of_the_runtime(case):
 
 
 @pytest.fixture(scope="module")
-def model(case):
+def actors(case, tmp_path_factory):
+    """A probe in the place of each container's process, root and a user of the host."""
+    probe = build_for(tmp_path_factory, "-static")
+    started: list[Actor] = []
+    try:
+        for pid in case.trio:
+            started.append(Inside(probe, pid))
+        started.append(Actor("root", probe, ""))
+        started.append(Actor("user", probe, "groups gid:1000:1000:1000 uid:1000:1000:1000 exec"))
+        yield started
+    finally:
+        for actor in started:
+            actor.stop()
+
+
+@pytest.fixture(scope="module")
+def whole(actors):
+    """Everything that decides who may control whom."""
+    return osmosis.capture()
+
+
+@pytest.fixture(scope="module")
+def model(whole):
     """The whole host: who is in the TCB of db."""
-    return case.snapshot.model()
+    return whole.model()
 
 
 def controllers(model, pid: int) -> set[int]:
@@ -155,8 +184,10 @@ def test_kernel_daemon_and_shim_control_the_database(case, model):
 def test_the_bystanders_container_does_not_control_the_database(case, model):
     db = f"pid:{case.instances.db}"
     got = controllers(model, case.instances.db)
-    # What the credentials and namespaces alone decide; the rest wants mounts and descriptors.
-    unknown = set(model.controllers(db, verbs=DECIDED).unknown.pids.tolist())
+    # Apptainer's layers are mounted where nobody can look any more: who could write to them is
+    # not known.
+    verbs = DECIDED - {"rewrite"} if case.mechanism == "apptainer" else DECIDED
+    unknown = set(model.controllers(db, verbs=verbs).unknown.pids.tolist())
     members = {
         int(pid)
         for pid, label in zip(case.snapshot["process_pid"], case.roles.container, strict=True)
@@ -164,7 +195,13 @@ def test_the_bystanders_container_does_not_control_the_database(case, model):
     }
     # appinit is the instance's own init: its powers are the container's.
     assert not members & got
-    assert not members & unknown
+    why = [
+        (verb, pid, found.reason)
+        for pid in members & unknown
+        for verb in verbs
+        if (found := model.may(f"pid:{pid}", verb, db)).state is None
+    ]
+    assert not members & unknown, why
 
 
 def test_what_was_decided_is_what_the_kernel_says(case):
@@ -185,6 +222,168 @@ def start_time_inside(line: list[str], pid: int) -> int:
     if done.returncode != 0:
         return -1
     return int(done.stdout[done.stdout.rindex(b")") + 2 :].split()[19])
+
+
+class Target:
+    """A process of which the kernel is asked."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    @property
+    def tids(self) -> list[int]:
+        return sorted(int(t) for t in os.listdir(f"/proc/{self.pid}/task"))
+
+
+class Inside(Actor):
+    """A probe with the namespaces, root directory, ids and capabilities of a process."""
+
+    def __init__(self, probe: Path, pid: int) -> None:
+        self.name, self.like = f"as {pid}", pid
+        self.ops = credentials(pid)
+        enter = ["nsenter", f"--target={pid}", "--mount", "--uts", "--ipc", "--net", "--pid"]
+        enter += ["--cgroup", "--root"]
+        if os.stat(f"/proc/{pid}/ns/user").st_ino != os.stat("/proc/self/ns/user").st_ino:
+            enter += ["--user"]  # and become its root: whoever is not, loses all in exec
+        with probe.open("rb") as program:
+            fd = program.fileno()
+            self.process = subprocess.Popen(
+                [*enter, "--", f"/proc/self/fd/{fd}", *self.ops],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                pass_fds=[fd],
+                extra_groups=[],
+            )
+        try:
+            self._start([])
+        except BaseException:
+            self.stop()
+            raise
+
+    def number(self, tid: int, *, in_proc: bool = False) -> int | None:
+        del in_proc  # its /proc is that of its own pid namespace
+        return super().number(tid)
+
+
+def credentials(pid: int) -> list[str]:
+    """Operations that make a probe what a process is, in the ids of its user namespace."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    fields = {line.partition(":")[0]: line.partition(":")[2].split() for line in status}
+
+    def inner(kind: str, outer: str) -> int:
+        for line in Path(f"/proc/{pid}/{kind}_map").read_text().splitlines():
+            inside, outside, n = map(int, line.split())
+            if outside <= int(outer) < outside + n:
+                return inside + int(outer) - outside
+        raise AssertionError((pid, kind, outer))
+
+    uid = ":".join(str(inner("uid", x)) for x in fields["Uid"][:3])
+    gid = ":".join(str(inner("gid", x)) for x in fields["Gid"][:3])
+    caps = f"caps:{fields['CapEff'][0]}:{fields['CapPrm'][0]}"
+    return ["keep", f"gid:{gid}", f"uid:{uid}", caps, "dumpable:1"]
+
+
+def members(case) -> list[int]:
+    """Processes of the containers, daemons, shims, and some of the host."""
+    inside = [
+        int(pid)
+        for pid, label in zip(case.snapshot["process_pid"], case.roles.container, strict=True)
+        if label
+    ]
+    others = [pid for pids in case.instances.others.values() for pid in pids]
+    return sorted({*inside, *others, *case.liars, os.getpid()})
+
+
+@pytest.fixture(scope="module")
+def pairs(case, actors, whole):
+    """(actor, its row, target, its row) of all that are alive still."""
+    row = {pid: i + 1 for i, pid in enumerate(whole["process_pid"].tolist())}
+    found = []
+    for actor in actors:
+        like = getattr(actor, "like", actor.pid)
+        for pid in members(case):
+            if pid in row and pid != like and Path(f"/proc/{pid}/task").exists():
+                found.append((actor, row[like], Target(pid), row[pid]))
+    assert len(found) > 50
+    return control(whole), found
+
+
+def compare(pairs, verb: str, ask, *, some: bool = True) -> None:
+    table, found = pairs
+    relation = table.relation(verb, effective=False)
+    wrong, held = [], 0
+    for a, i, b, j in found:
+        kernel = ask(a, b)
+        held += kernel
+        if relation.state(i, j) is not kernel:
+            finding = table.finding(verb, i, j, effective=False)
+            wrong.append(f"{a} {verb} {b.pid} ({comm(b.pid)}): kernel says {kernel}, we {finding}")
+    assert not wrong, f"{len(wrong)} of {len(found)} pairs:\n" + "\n".join(wrong[:10])
+    assert held < len(found)
+    assert held or not some
+
+
+def names_of(path: str, a: int, b: int) -> list[str]:
+    """Paths at which *a* may find what *b* has at *path*."""
+
+    def mounts(pid: int) -> list[list[str]]:
+        return [m.split() for m in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+
+    # What is mounted at its own name tells where the tree that it is taken from lies.
+    roots = {m[3].removesuffix(m[4]) for m in mounts(b) if m[3].endswith(m[4])}
+    roots |= {m[3] for m in mounts(b) if m[4] == "/"}
+    overlays = [m[4] for m in mounts(a) if "overlay" in m]
+    return [path, *(root.rstrip("/") + path for root in (*roots, *overlays))]
+
+
+@pytest.mark.parametrize("verb", ASKED)
+def test_permission_is_what_the_kernel_says_inside(pairs, verb):
+    compare(pairs, verb, lambda a, b: a.permitted(verb, b))
+
+
+def test_cgroup_kill_is_what_open_says_inside(pairs):
+    def group(pid: int) -> str:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        return next(line[3:] for line in lines if line.startswith("0::"))
+
+    def may(a, b) -> bool:
+        # An actor in a cgroup namespace sees what is below the cgroup that it was made in.
+        there = os.stat(f"/proc/{a.pid}/ns/cgroup").st_ino
+        apart = there != os.stat("/proc/self/ns/cgroup").st_ino
+        base = group(a.like) if apart else ""
+        at, answers = group(b.pid), []
+        while at:
+            if at == base or at.startswith(base + "/"):
+                inner = at[len(base) :].rstrip("/")
+                for where in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+                    answers.append(a.ask("write", 0, f"{where}{inner}/cgroup.kill="))
+            at = at.rpartition("/")[0]
+        return 0 in answers
+
+    compare(pairs, "cgroup-kill", may, some=any(group(b.pid) != "/" for *_, b, _ in pairs[1]))
+
+
+def test_rewriting_is_what_open_says_inside(pairs):
+    """Files that the actor sees at some path, told by device and inode."""
+    table, found = pairs
+    relation = table.relation("rewrite", effective=True)
+    held, no = 0, 0
+    for a, i, b, j in found:
+        kernel = False
+        for link in Path(f"/proc/{b.pid}/map_files").iterdir():
+            for path in names_of(os.readlink(link), a.pid, b.pid):
+                if kernel:
+                    break
+                with suppress(OSError):
+                    same = os.path.samestat(os.stat(f"/proc/{a.pid}/root{path}"), link.stat())
+                    kernel = same and a.ask("write", 0, f"{path}=") == 0
+        state = relation.state(i, j)
+        held += kernel
+        no += state is False
+        assert state in (kernel, None), (a, b.pid, table.finding("rewrite", i, j, effective=True))
+    assert held
+    assert no
 
 
 def space_of(pid: int) -> str:

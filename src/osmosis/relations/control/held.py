@@ -180,8 +180,28 @@ def _listens(pair: Pair) -> Condition:
     return Condition(np.zeros_like(maybe), maybe, say)
 
 
+def _writes(pair: Pair) -> Condition:
+    """/proc/b/mem open for writing: it asks for nothing when it is written."""
+    facts = pair.facts
+    a, b = pair.a.process, pair.b.process
+    yes = np.zeros((len(a), len(b)), bool)
+    maybe = np.zeros_like(yes)
+    for holder, number, _, target in _handles(facts, HandleKind.MEMORY):
+        over = b == target if target >= 0 else np.ones(len(b), bool)
+        (yes if number and target >= 0 else maybe)[np.ix_(a == holder, over)] = True
+
+    def say(_s: int, _t: int, state: bool | None) -> str:
+        if state is None:
+            return (
+                "a holds a /proc/pid/mem for writing: whether b's memory of now is not shown (fd)"
+            )
+        return f"a {'holds' if state else 'does not hold'} /proc/b/mem open for writing (fd)"
+
+    return Condition(yes, maybe | yes, say)
+
+
 def _supervise(pair: Pair, effective: bool) -> Condition:  # noqa: ARG001
-    return every(pair.acts(), pair.alive(), some(_traces(pair), _listens(pair)))
+    return every(pair.acts(), pair.alive(), some(_traces(pair), _writes(pair), _listens(pair)))
 
 
 def _supervise_key(facts: Facts, effective: bool) -> Sequence[NDArray[Any]]:  # noqa: ARG001
@@ -194,6 +214,7 @@ def _supervise_key(facts: Facts, effective: bool) -> Sequence[NDArray[Any]]:  # 
         traced,
         tracing,
         _alone(facts, HandleKind.TRACER, targets=True),
+        _alone(facts, HandleKind.MEMORY, targets=True),
         _alone(facts, *kinds),
         facts["process_seccomp"],
         _unread(facts),
@@ -211,8 +232,8 @@ VERBS = (
     ),
     Verb(
         "supervise",
-        "a traces b, or holds its seccomp listener, userfaultfd or fanotify permission group",
-        "kernel/ptrace.c; kernel/seccomp.c; fs/userfaultfd.c; fs/notify/fanotify",
+        "a traces b, has its /proc/pid/mem to write, or listens: seccomp, userfaultfd, fanotify",
+        "kernel/ptrace.c; fs/proc/base.c; kernel/seccomp.c; fs/userfaultfd.c; fs/notify/fanotify",
         _supervise_key,
         _supervise,
     ),

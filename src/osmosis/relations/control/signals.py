@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from osmosis.relations.control.facts import Facts
 from osmosis.relations.control.logic import Condition, every, some
 from osmosis.relations.control.rules import Pair, Verb
+from osmosis.schema import NAMESPACES
 
 __all__ = ["VERBS", "killable", "may_signal"]
 
@@ -148,6 +149,7 @@ def _end_namespace(pair: Pair, effective: bool) -> Condition:
     itself = inits[:, None] == pair.b.process[None, :]  # its own death is the verb kill
     yes = _product(ends[0], covers & ~itself)
     maybe = _product(ends[1], covers_maybe & ~itself)
+    maybe |= _by_unseen_init(pair, effective)
     if effective:
         yes, maybe = yes & pair.alive().yes, maybe & pair.alive().yes
 
@@ -157,10 +159,28 @@ def _end_namespace(pair: Pair, effective: bool) -> Condition:
         if state is False:
             return "a may kill the init of no pid namespace that b is in (NSpid, ns/pid)"
         verb = "may" if state else "might"
+        if not len(pids):
+            return "the init of a pid namespace that b is in was not captured (NSpid, ns/pid)"
         named = ", ".join(str(int(p)) for p in pids[:3])
         return f"a {verb} kill pid {named}, the init of a pid namespace that b is in (NSpid)"
 
     return Condition(yes, maybe, say)
+
+
+def _by_unseen_init(pair: Pair, effective: bool) -> NDArray[np.bool_]:
+    """(A, B) pairs of which b is in a namespace that a sees, whose init is not in the snapshot."""
+    facts = pair.facts
+    seen = np.unique(facts.ns_pid[facts.init == 1])
+    is_pid = facts["namespace_kind"] == NAMESPACES.index("pid")
+    spaces = np.flatnonzero(is_pid & (facts["namespace_parent"] != -1))
+    lone = np.setdiff1d(spaces, seen)
+    sees, sees_maybe = facts.trees.sees()
+    x, y = facts.ns_pid[pair.a.process], facts.ns_pid[pair.b.process]
+    able = sees_maybe[x][:, lone]
+    if effective:  # one that is inside is not heard
+        able = able & ~sees[lone][:, x].T
+    nested = (y < 0) & (np.diff(facts["process_nspid_indptr"])[pair.b.process] > 1)
+    return _product(able, sees_maybe[lone][:, y]) | ((x < 0)[:, None] & nested[None, :])
 
 
 def _product(left: NDArray[np.bool_], right: NDArray[np.bool_]) -> NDArray[np.bool_]:

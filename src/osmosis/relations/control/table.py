@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osmosis.graph.relation import Finding, Relation
-from osmosis.relations.control import cgroup, held, join, limits, signals, trace
+from osmosis.relations.control import cgroup, daemon, held, join, limits, rewrite, signals, trace
 from osmosis.relations.control.facts import Facts
 from osmosis.relations.control.rules import Pair, Verb
 from osmosis.snapshot import Snapshot
@@ -20,6 +20,8 @@ _ALL: tuple[Verb, ...] = (
     *join.VERBS,
     *cgroup.VERBS,
     *held.VERBS,
+    *rewrite.VERBS,
+    *daemon.VERBS,
 )
 _SECCOMP_FILTER = 2
 

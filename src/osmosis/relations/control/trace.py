@@ -17,11 +17,14 @@ from osmosis.relations.control.facts import Facts
 from osmosis.relations.control.logic import Condition, constant, every, some
 from osmosis.relations.control.rules import Pair, Verb, facts_capable
 from osmosis.relations.control.sight import owns_proc_file, shown
+from osmosis.schema import Status
 
 __all__ = ["VERBS", "may_access", "trace_key"]
 
 _SOURCE = "kernel/ptrace.c: __ptrace_may_access; security/commoncap.c: cap_ptrace_access_check"
 _DUMPABLE = 1  # SUID_DUMP_USER
+CAP_SYS_PTRACE = 19  # include/uapi/linux/capability.h
+INITIAL_USER = 0xEFFFFFFD  # PROC_USER_INIT_INO, include/linux/proc_ns.h
 
 
 def may_access(pair: Pair, creds: str, *, attach: bool) -> Condition:
@@ -33,7 +36,33 @@ def may_access(pair: Pair, creds: str, *, attach: bool) -> Condition:
     parts = [some(ids, over_b), dumpable, some(within, over_b)]
     if attach and (scope := pair.facts.snapshot.host.get("yama")):
         parts.append(_yama(pair, int(scope), over_b))
+    parts.append(_no_policy(pair))
     return every(*parts)
+
+
+def _refused(facts: Facts) -> NDArray[np.bool_]:
+    """(P,) whom the kernel did not let the collector read, who has CAP_SYS_PTRACE over everyone.
+
+    So a policy stands in the way that /proc does not show; whom it stops else is not known.
+    """
+    snap = facts.snapshot
+    refused = np.zeros(facts.n, bool)
+    able = int(snap.host.get("cap_eff") or "0", 16) >> CAP_SYS_PTRACE & 1
+    if able and snap.host.get("user_ns") == INITIAL_USER:
+        sources = [snap.text(row) for row in snap["ledger_source"].tolist()]
+        denied = (snap["ledger_status"] == Status.DENIED) & np.isin(sources, ("ns", "memory"))
+        rows = snap["ledger_process"][denied]
+        refused[rows[rows >= 0]] = True
+    return refused
+
+
+def _no_policy(pair: Pair) -> Condition:
+    stopped = pair.target(_refused(pair.facts))
+
+    def say(_s: int, _t: int, state: bool | None) -> str:
+        return "" if state else "the kernel refused b to the collector, who has CAP_SYS_PTRACE too"
+
+    return Condition(~stopped, np.ones_like(stopped), say)
 
 
 def _same_user(pair: Pair) -> Condition:
@@ -129,7 +158,7 @@ def _ancestor(pair: Pair) -> Condition:
 
 def trace_key(facts: Facts, effective: bool) -> Sequence[NDArray[Any]]:  # noqa: ARG001
     """Columns that ptrace_may_access depends on besides the credentials."""
-    return facts.ns_pid, facts.dead, facts["process_dumpable"], facts.mm_users[0]
+    return facts.ns_pid, facts.dead, facts["process_dumpable"], facts.mm_users[0], _refused(facts)
 
 
 def _attach_key(facts: Facts, effective: bool) -> Sequence[NDArray[Any]]:
