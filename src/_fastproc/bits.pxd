@@ -128,6 +128,7 @@ cdef struct pidfd_info:
 cdef enum:
     KCMP_FILE = 0
     KCMP_VM = 1
+    KCMP_FILES = 2
 
 # Messages of NETLINK_SOCK_DIAG. Source: include/uapi/linux/netlink.h, sock_diag.h, unix_diag.h,
 # inet_diag.h, netlink_diag.h, packet_diag.h, vm_sockets_diag.h (Linux v6.18).

@@ -6,7 +6,7 @@ leads to is told by statx(2) with AT_STATX_DONT_SYNC, which asks no server: a FU
 NFS host that hangs does not make us hang. Raises only OSError and ValueError.
 """
 from libc.errno cimport EACCES, EAGAIN, EINTR, ENOENT, ENOMEM, EPERM, ESRCH, errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport atoi, calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy
 from posix.unistd cimport close

@@ -1,4 +1,4 @@
-"""What the kernel tells of a namespace's descriptor, and which processes share an mm (kcmp)."""
+"""What the kernel tells of a namespace's descriptor; who shares an mm or a fd table (kcmp)."""
 
 from libc.errno cimport EPERM, ESRCH, errno
 from libc.stdint cimport int32_t, uint32_t, uint64_t
@@ -6,6 +6,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from _fastproc.bits cimport (
+    KCMP_FILES,
     KCMP_VM,
     NS_GET_ID,
     NS_GET_OWNER_UID,
@@ -67,6 +68,24 @@ def namespace_user(int fd):
     if other < 0:
         raise OSError(errno, os.strerror(errno))
     return other
+
+
+def other_tables(int tid, const int32_t[::1] tids not None):
+    cdef:
+        Py_ssize_t i, n = tids.shape[0]
+        int32_t* states
+        long found
+    states = <int32_t*>malloc((n + 1) * sizeof(int32_t))
+    if states == NULL:
+        raise MemoryError
+    try:
+        with nogil:
+            for i in range(n):
+                found = osmosis_kcmp(tid, tids[i], KCMP_FILES)
+                states[i] = -errno if found < 0 else found != 0
+        return [states[i] for i in range(n)]
+    finally:
+        free(states)
 
 
 cdef Py_ssize_t _comparable(int32_t* pids, Py_ssize_t n, Py_ssize_t* denied) noexcept nogil:

@@ -117,9 +117,12 @@ cdef const char** NS_PATHS = [
     b"ns/cgroup", b"ns/ipc", b"ns/mnt", b"ns/net", b"ns/pid", b"ns/time", b"ns/user", b"ns/uts",
 ]
 cdef enum:
+    NS_CGROUP = 0
+    NS_IPC = 1
     NS_MNT = 2
     NS_NET = 3
     NS_USER = 6
+    NS_UTS = 7
 
 # What a Proc is (Proc.kind).
 cdef enum:
@@ -203,7 +206,9 @@ cdef struct Proc:
 
 cdef struct Thread:
     Cred cred
-    uint64_t[3] ns       # mnt user net
+    uint64_t[6] ns       # mnt user net ipc uts cgroup
+    uint64_t root_dev    # st_dev and st_ino of its root: a thread may have its own (CLONE_FS)
+    uint64_t root_inode
     Span groups          # in the same arena as the process's
     int32_t row          # of the Proc within this call
     int32_t tid
@@ -382,7 +387,9 @@ cdef void _mm_of(Print* p, Stat* s) noexcept nogil:
 cdef int _threads(
     int procs_row, Proc* r, Buffer* b, Buffer* arena, Buffer* threads
 ) noexcept nogil:
-    # Appends the threads that differ from the process in credentials or in mnt, user or net.
+    # Appends the threads that differ from the process in credentials, root directory or one of
+    # six namespaces. The pid namespace is that of the process, and so is the time namespace:
+    # setns() into one asks for a single thread (timens_install).
     cdef:
         char[64] name
         int fd = _openat(r.leaderfd, b"task", O_RDONLY | O_DIRECTORY)
@@ -396,8 +403,8 @@ cdef int _threads(
         Span unused
         unsigned long long dev = 0, ino = 0
         unsigned int uid = 0, mode = 0
-        const char** kinds = [b"mnt", b"user", b"net"]
-        int* places = [NS_MNT, NS_USER, NS_NET]
+        const char** kinds = [b"mnt", b"user", b"net", b"ipc", b"uts", b"cgroup"]
+        int* places = [NS_MNT, NS_USER, NS_NET, NS_IPC, NS_UTS, NS_CGROUP]
         bint differs
     if fd < 0:
         return fd
@@ -434,13 +441,18 @@ cdef int _threads(
                 ) != 0
             )
         )
-        for i in range(3):
+        for i in range(6):
             snprintf(name, sizeof(name), b"task/%ld/ns/%s", n, kinds[i])
             if osmosis_fstatat(r.leaderfd, name, 0, &dev, &ino, &uid, &mode) == 0:
                 t.ns[i] = ino
                 # Only two known inodes can differ: an ending thread has none.
                 if r.print.ns[places[i]] and ino != r.print.ns[places[i]]:
                     differs = True
+        snprintf(name, sizeof(name), b"task/%ld/root", n)
+        if osmosis_cached_id(r.leaderfd, name, &dev, &ino) == 0:
+            t.root_dev, t.root_inode = dev, ino
+            if r.root_inode and (dev != r.root_dev or ino != r.root_inode):
+                differs = True
         if not differs:
             arena.used = mark
             continue

@@ -128,7 +128,7 @@ class CgroupVerb:
 class HandleKind:
     """What a process holds that gives it power over others (``handle_kind``)."""
 
-    PTY_MASTER, SECCOMP, USERFAULT, FANOTIFY, NAMESPACE, TRACER, TERMINAL = range(7)
+    PTY_MASTER, SECCOMP, USERFAULT, FANOTIFY, NAMESPACE, TRACER, TERMINAL, MEMORY = range(8)
 
 
 class Status:
@@ -227,7 +227,7 @@ COLUMNS: dict[str, Column] = {
     ),
     **_table("group", "gid u4 a supplementary gid"),
     **_table("nspid", "pid i4 a pid, one level deeper than the row before it"),
-    # Threads whose credentials or namespaces are not those of their leader.
+    # Threads whose credentials, namespaces or root directory are not those of their leader.
     **_table(
         "thread",
         """
@@ -239,6 +239,11 @@ COLUMNS: dict[str, Column] = {
         ns_mnt       i4  >namespace mount namespace
         ns_user      i4  >namespace user namespace
         ns_net       i4  >namespace network namespace
+        ns_ipc       i4  >namespace ipc namespace
+        ns_uts       i4  >namespace uts namespace
+        ns_cgroup    i4  >namespace cgroup namespace
+        root_dev     u8  st_dev of its root directory, 0 if not read
+        root_inode   u8  st_ino of its root directory, 0 if not read
         group_indptr i8  /threadgroup supplementary groups
         """,
     ),
@@ -352,7 +357,7 @@ COLUMNS: dict[str, Column] = {
         queue        u4  of a listener, connections that wait to be accepted
         vfs_dev      u8  unix: device of the socket file, major << 32 | minor, 0 for none
         vfs_inode    u8  unix: lower 32 bits of its inode number
-        name         i4  >string unix: name, as bound (abstract: from NUL); of one in no answer its protocol
+        name         i4  >string unix: name, as bound; of one that was in no answer its protocol
         """,
     ),
     **_table(
@@ -599,10 +604,45 @@ COLUMNS: dict[str, Column] = {
         """
         process      i4  >process that holds it
         kind         u1  HandleKind
-        number       i8  of a pty, master or controlling terminal, its index; else 0
+        number       i8  of a pty its index; of a kind 7 1 if it is the memory of now; else 0
         node         u8  of a pty, st_dev of its devpts; 0 if not known
-        target       i4  >process of a tracer, whom; else -1
+        target       i4  >process of a tracer, or of /proc/pid/mem, whom; else -1
         namespace    i4  >namespace of kind 4, which; else -1
+        """,
+    ),
+    # Mapped regular files and control sockets, and where they lie: who could open them for writing
+    # (capture/mapped_files.py, control_sockets.py).
+    **_table(
+        "ctlfile",
+        """
+        object       i4  >object the mapped object that it is; -1 for a socket
+        socket       i4  >socket the listening socket that it is; -1 for a mapped object
+        status       u1  READ; GONE, DENIED: nothing is known; SKIPPED: a link to it is nowhere
+        uid          u4  owner
+        gid          u4  group
+        mode         u4  st_mode
+        flags        u1  bits: 1 text of a running program, 2 immutable or fs-verity, 4 has an ACL
+        links        u4  hard links
+        """,
+    ),
+    **_table(
+        "ctlplace",
+        """
+        file         i4  >ctlfile which
+        dev          u8  s_dev of the superblock, major << 32 | minor; 0 not known
+        path         i4  >string from the root of that filesystem; -1 not known
+        clear        i4  >string from this directory down everybody may walk to it; -1 nowhere
+        sure         i1  1: who opens this opens it; 0: perhaps (a layer of an overlay)
+        """,
+    ),
+    # Programs that listen where connecting is power over others.
+    **_table(
+        "daemon",
+        """
+        process      i4  >process one that holds the listening socket
+        file         i4  >ctlfile the socket file; -1 if it was not found
+        name         i4  >string base name of its program
+        trusted      i1  1: root owns the program and nobody else may write to it
         """,
     ),
     # What was read, and what was not.

@@ -105,6 +105,10 @@ class Coverage(Sequence[CoverageRow]):
     def __iter__(self) -> Iterator[CoverageRow]:
         return (self[i] for i in range(len(self)))
 
+    def __repr__(self) -> str:
+        gaps = int(np.count_nonzero(self._snapshot["ledger_status"] != Status.READ))
+        return f"<Coverage of {len(self)} rows, {gaps} not fully read>"
+
     @property
     def gaps(self) -> list[CoverageRow]:
         """The rows of what was not fully read."""
@@ -210,7 +214,7 @@ class Snapshot:
         for name in columns:
             if name not in COLUMNS:
                 raise SnapshotError(name, "is not a column; osmosis.schema.COLUMNS lists them")
-        changed = {k: np.array(v, COLUMNS[k].dtype) for k, v in columns.items()}
+        changed = {name: _cast(name, given) for name, given in columns.items()}
         return Snapshot({**self._columns, **changed}, self._host)
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -236,6 +240,19 @@ class Snapshot:
 
             self._model[memory] = Model(build(self, memory=memory))
         return self._model[memory]
+
+
+def _cast(name: str, given: Any) -> NDArray[Any]:
+    """*given* as a column of its own type; never another value: 2**32 is not uid 0."""
+    dtype = COLUMNS[name].dtype
+    try:
+        column = np.array(given, dtype)
+        same = bool(np.array_equal(column, np.asarray(given)))
+    except (ValueError, TypeError, OverflowError) as exc:
+        raise SnapshotError(name, f"does not take these values: {exc}") from exc
+    if not same:
+        raise SnapshotError(name, f"has values that {np.dtype(dtype)} cannot hold")
+    return column
 
 
 def empty_columns() -> dict[str, NDArray[Any]]:

@@ -198,3 +198,69 @@ def test_what_was_not_asked_for_is_unknown():
     with child() as a, child() as b:
         model = osmosis.capture([a.pid, b.pid], sources={"namespaces"}).model()
     assert model.shares(a.pid, b.pid, types="PIPE").state is None
+
+
+def test_each_open_of_a_clone_device_is_its_own(need):
+    need(Path("/dev/fuse").exists(), "no /dev/fuse")
+    with child("f = os.open('/dev/fuse', os.O_RDWR)\npid = fork()") as a, child() as b:
+        b.do("f = os.open('/dev/fuse', os.O_RDWR)")
+        kid = a.ask("pid")
+        model = osmosis.capture([a.pid, b.pid, kid]).model()
+    assert model.shares(a.pid, kid, types="DEVICE", access="RW").state is True
+    assert model.shares(a.pid, b.pid, types="DEVICE").state is False
+
+
+def test_files_that_an_io_uring_holds_are_unknown(need):
+    code = """
+def ring(register):
+    params = ctypes.create_string_buffer(120)
+    fd = libc.syscall(425, 4, params)
+    if fd < 0:
+        return None
+    if register:
+        r, w = os.pipe()
+        ok(libc.syscall(427, fd, 2, (ctypes.c_int * 1)(w), 1))
+        os.close(w)
+        return fd
+    return fd
+"""
+    with child(code) as plain, child(code) as full, child() as other:
+        need(plain.ask("ring(False)") is not None, "io_uring is not to be had here")
+        full.do("ring(True)")
+        text = "".join(path.read_text() for path in Path(f"/proc/{full.pid}/fdinfo").iterdir())
+        need("UserFiles:" in text, "this kernel does not list registered files")
+        snap = osmosis.capture([plain.pid, full.pid, other.pid])
+        model = snap.model()
+    gaps = {(r.pid, r.status) for r in snap.coverage.gaps if r.source == "files"}
+    assert gaps == {(full.pid, "partial")}
+    assert model.shares(plain.pid, full.pid, types="PIPE", access="W").state is None
+    assert [r.status for r in snap.coverage if r.pid == full.pid and r.source == "files"] == [
+        "partial"
+    ]
+
+
+def test_execve_while_we_read_leaves_no_descriptor_of_the_old_program(monkeypatch):
+    from children import exec_again
+
+    from osmosis.capture.files import FileReader
+
+    with child("r, w = os.pipe()\nos.set_inheritable(r, True)") as c:
+        kept, lost = c.ask("r"), c.ask("w")
+        real = FileReader.read
+
+        def read(self):
+            real(self)
+            exec_again(c)
+
+        monkeypatch.setattr(FileReader, "read", read)
+        snap = osmosis.capture([c.pid])
+        assert sorted(map(int, os.listdir(f"/proc/{c.pid}/fd"))) == sorted(snap["fd_fd"].tolist())
+    assert kept in snap["fd_fd"]
+    assert lost not in snap["fd_fd"]
+
+
+def test_nobody_to_read():
+    snap = osmosis.capture([2**22 + 1])
+    assert not len(snap["fd_fd"])
+    assert not len(snap["mount_id"])
+    assert len(snap.model().pds) == 1

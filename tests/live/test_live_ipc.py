@@ -1,4 +1,4 @@
-"""System V IPC of several namespaces, against what the processes see through each other's writes."""
+"""IPC of several namespaces, against what the processes see of each other's writes."""
 
 from pathlib import Path
 

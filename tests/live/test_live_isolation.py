@@ -152,7 +152,7 @@ def test_what_is_not_readable_is_unknown(need):
         )
         try:
             ann.do(code)
-        except Exception as exc:  # noqa: BLE001  # the tree may be closed to other users
+        except Exception as exc:  # the tree may be closed to other users
             need("PermissionError" not in str(exc) and "ModuleNotFound" not in str(exc), str(exc))
             raise
         found = ann.ask("{k: v.state for k, v in found.items()}")
@@ -160,7 +160,11 @@ def test_what_is_not_readable_is_unknown(need):
             if kind != "cgroup":
                 assert found[kind] == "unknown"  # and not "separated"
         assert found["rootfs"] == found["vm"] == "unknown"
-        assert (found["uid"], found["cgroup"], found["seccomp"]) == ("separated", "shared", "shared")
+        assert (found["uid"], found["cgroup"], found["seccomp"]) == (
+            "separated",
+            "shared",
+            "shared",
+        )
 
 
 def test_namespaces_that_nobody_is_in(tmp_path):

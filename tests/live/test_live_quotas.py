@@ -86,7 +86,7 @@ def put(path, pid):
 
 
 def spaces(model, pid, node_type):
-    return {n for n in model.bfs(pid, types=node_type, kinds={"SPACE"}).ids}
+    return set(model.bfs(pid, types=node_type, kinds={"SPACE"}).ids)
 
 
 @pytest.mark.parametrize("tree", ["pids"], indirect=True)
@@ -121,9 +121,7 @@ def test_a_limit_binds_all_below_it(tree):
     assert limits[f"/{tree.top.name}"] == "pids.max=5"
     assert limits[f"/{tree.top.name}/b"] == "pids.max=4"
     assert limits[f"/{tree.top.name}/a"] == ""  # there, and no limit
-    above = model.bfs(
-        x.pid, edges={"HOLD", "SUBSET"}, types="PID_QUOTA", kinds={"SPACE"}
-    )
+    above = model.bfs(x.pid, edges={"HOLD", "SUBSET"}, types="PID_QUOTA", kinds={"SPACE"})
     assert list(above.ids) == [name]
     assert model.isolation(x.pid, y.pid)["cgroup"].state == "separated"
     assert model.isolation(x.pid, stranger.pid)["cgroup"].state == "separated"
@@ -160,9 +158,7 @@ def test_a_cpu_quota_throttles_and_is_held(tree):
             (tree.top / "cpu.cfs_quota_us").write_text("5000")
         put(tree.top, x.pid)
         x.do("end = time.monotonic() + 0.3\nwhile time.monotonic() < end: pass")
-        counters = dict(
-            line.split() for line in (tree.top / "cpu.stat").read_text().splitlines()
-        )
+        counters = dict(line.split() for line in (tree.top / "cpu.stat").read_text().splitlines())
         assert int(counters["nr_throttled"]) > 0
         model = osmosis.capture([x.pid], sources=SOURCES).model()
     name = f"CPU_QUOTA_SPACE_/{tree.top.name}"
@@ -187,8 +183,8 @@ def test_from_inside_a_cgroup_namespace_what_is_above_is_unknown(tree):
         )
         texts = x.ask("[snap.text(p) for p in snap['quota_path']]")
         found = x.ask(
-            f"[model.shared_spaces(os.getpid(), types='PID_QUOTA').pids.tolist(),"
-            f" model.shared_spaces(os.getpid(), types='PID_QUOTA').unknown.pids.tolist()]"
+            "[model.shared_spaces(os.getpid(), types='PID_QUOTA').pids.tolist(),"
+            " model.shared_spaces(os.getpid(), types='PID_QUOTA').unknown.pids.tolist()]"
         )
         state = x.ask(f"model.isolation(os.getpid(), {z.pid})['cgroup'].state")
         assert "" in texts

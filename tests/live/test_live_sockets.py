@@ -6,6 +6,7 @@ are two ends of one connection, and that no others are.
 
 import os
 import shutil
+import socket
 import subprocess
 from itertools import combinations
 
@@ -89,7 +90,9 @@ def test_both_ends_of_a_pair_that_fork_and_scm_rights_spread(tmp_path):
     with child("import array") as a, child() as b:
         a.do(f"s = socket.socket(socket.AF_UNIX); s.bind({str(tmp_path / 's')!r}); s.listen()")
         b.do(f"s = socket.socket(socket.AF_UNIX); s.connect({str(tmp_path / 's')!r})")
-        a.do("c, _ = s.accept(); x, y = socket.socketpair(); socket.send_fds(c, [b'!'], [y.fileno()])")
+        a.do(
+            "c, _ = s.accept(); x, y = socket.socketpair();socket.send_fds(c, [b'!'], [y.fileno()])"
+        )
         # In flight, and held by nobody else once a has closed it.
         a.do("far = os.fstat(y.fileno()).st_ino; y.close()")
         before = capture(a, b).model()
@@ -128,7 +131,10 @@ def test_datagrams_go_one_way(tmp_path):
         nameless.do(f"s.connect({path!r})")
         model = capture(log, named, nameless).model()
         pd = {c.pid: model.pd(f"pid:{c.pid}") for c in (log, named, nameless)}
-        share = lambda a, b: model.shares(pd[a.pid], pd[b.pid], types={"SOCKET"}, access="W")
+
+        def share(a, b):
+            return model.shares(pd[a.pid], pd[b.pid], types={"SOCKET"}, access="W")
+
         assert bool(share(log, named))
         assert bool(share(log, nameless))
         assert not share(nameless, log)  # nobody can answer a socket without a name
@@ -196,7 +202,10 @@ def ip(need):
 
 def wire(a, b, address_a, address_b, name="v"):
     """A veth pair between the network namespaces of two children."""
-    a.do(f"run('ip', 'link', 'add', '{name}a', 'type', 'veth', 'peer', 'name', '{name}b', 'netns', '{b.pid}')")
+    a.do(
+        f"run('ip', 'link', 'add', '{name}a', 'type', 'veth',"
+        f" 'peer', 'name', '{name}b', 'netns', '{b.pid}')"
+    )
     for c, end, address in ((a, "a", address_a), (b, "b", address_b)):
         c.do(f"run('ip', 'address', 'add', '{address}', 'dev', '{name}{end}')")
         c.do(f"run('ip', 'link', 'set', '{name}{end}', 'up')")
@@ -295,6 +304,13 @@ def test_translated_addresses(ip, need):
         assert shared(model, client, server) == {of(inode(client, "s"), inode(server, "k"))}
         assert asks(model, client) == {server.pid}
         assert shared(model, client, router) == set()
+        # Both ways to read the table, inside the router.
+        router.do("from osmosis.capture import netdevices as n")
+        router.do("text = open('/proc/thread-self/net/nf_conntrack').read()")
+        router.do("data = n._ask(n.CONNTRACK_GET, bytes(4), n.NETFILTER)")
+        assert router.ask(
+            "sorted(n.parse_translations(data)) == sorted(n.translations(text)) != []"
+        )
 
 
 def test_a_namespace_kept_by_a_descriptor_alone(ip):
@@ -334,7 +350,8 @@ def test_every_unix_and_tcp_socket_of_the_system_is_in_the_snapshot(need):
             words = line.split()
             told[int(words[5])] = int(words[7])
         unix = snap["socket_family"] == 1
-        ours = dict(zip(snap["socket_inode"][unix].tolist(), snap["socket_peer"][unix].tolist()))
+        inodes, peers = (snap[f"socket_{name}"][unix].tolist() for name in ("inode", "peer"))
+        ours = dict(zip(inodes, peers, strict=True))
         mine = c.ask("[os.fstat(s.fileno()).st_ino for pair in p for s in pair]")
         assert len(mine) == 100
         for i in mine:
@@ -344,7 +361,58 @@ def test_every_unix_and_tcp_socket_of_the_system_is_in_the_snapshot(need):
 def test_the_reader_itself_stays_where_it_is(ip):
     here = os.stat("/proc/self/ns/net").st_ino
     with child(NETNS) as a, child(NETNS) as b:
-        before = {t: os.stat(f"/proc/self/task/{t}/ns/net").st_ino for t in os.listdir("/proc/self/task")}
+        before = {
+            t: os.stat(f"/proc/self/task/{t}/ns/net").st_ino for t in os.listdir("/proc/self/task")
+        }
         capture(a, b)
-        after = {t: os.stat(f"/proc/self/task/{t}/ns/net").st_ino for t in os.listdir("/proc/self/task")}
+        after = {
+            t: os.stat(f"/proc/self/task/{t}/ns/net").st_ino for t in os.listdir("/proc/self/task")
+        }
         assert set(after.values()) == {here} == set(before.values())
+
+
+def test_multipath_tcp(need):
+    """Its subflows are the kernel's own TCP sockets, with the inode of the socket that is held."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262).close()  # IPPROTO_MPTCP
+    except OSError:
+        pytest.skip("this kernel has no MPTCP")
+    with child() as server, child() as client:
+        server.do("s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)")
+        server.do("s.bind(('127.0.0.1', 0)); s.listen()")
+        port = server.ask("s.getsockname()")[1]
+        client.do(f"s = socket.socket(2, 1, 262); s.connect(('127.0.0.1', {port}))")
+        server.do("c, _ = s.accept()")
+        model = capture(server, client).model()
+        assert shared(model, server, client) == {of(inode(client, "s"), inode(server, "c"))}
+        assert asks(model, client) == {server.pid}
+
+
+def test_an_ordinary_user_is_told_less_and_nothing_wrong(ip):
+    """The reader is a child without rights; one of three is in a namespace it cannot enter."""
+    with child() as reader, child() as friend, child(NETNS) as apart, child() as root:
+        friend.do("p, q = socket.socketpair()")
+        apart.do("s = socket.create_server(('127.0.0.1', 7001)); p, q = socket.socketpair()")
+        root.do("p, q = socket.socketpair()")
+        reader.do("import osmosis; osmosis.capture([os.getpid()]).model()")  # all is loaded
+        for c in (reader, friend, apart):
+            c.do("raw('setresgid', 9, 9, 9); raw('setresuid', 9, 9, 9); prctl(4, 1)")
+        for c in (friend, apart):
+            c.do("kid = fork(q.close)")
+        pids = [c.pid for c in (friend, apart, root)] + [c.ask("kid") for c in (friend, apart)]
+        sources = {"files", "namespaces", "sockets"}
+        reader.do(f"snap = osmosis.capture({pids}, sources={sources}); model = snap.model()")
+        reader.do(
+            "def state(a, b): return model.shares(*(model.pd(f'pid:{p}') for p in (a, b)),"
+            " types={'SOCKET'}).state"
+        )
+        first, second, foreign, first_kid, second_kid = pids
+        assert reader.ask(f"state({first}, {first_kid})") is True
+        assert reader.ask(f"state({second}, {second_kid})") is True
+        for pid in (first, second):
+            assert reader.ask(f"state({pid}, {foreign})") is None
+        # What apart has is a connection of a namespace that could not be read.
+        assert reader.ask(f"[int(x) for x in snap['socket_status']].count({Status.HIDDEN})") == 3
+        gaps = reader.ask("[(r.source, r.status) for r in snap.coverage.gaps]")
+        assert ["sockets", "denied"] in gaps
+        assert ["files", "denied"] in gaps

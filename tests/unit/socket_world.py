@@ -1,9 +1,9 @@
 """A Snapshot of processes and sockets from a few calls, for tests of the socket relations.
 
-    w = World()
-    a, b = w.process(), w.process(net=1)
-    s = w.socket(family=1, peer=..., ...); w.hold(a, s)
-    model = w.model()
+w = World()
+a, b = w.process(), w.process(net=1)
+s = w.socket(family=1, peer=..., ...); w.hold(a, s)
+model = w.model()
 """
 
 from __future__ import annotations
@@ -55,8 +55,13 @@ class World:
         pid = 100 + len(self.rows["process_pid"])
         ppid = 100 + parent if parent >= 0 else 1
         row = self.add(
-            "process", pid=pid, ppid=ppid, ns_net=net, comm=self.text(b"p"),
-            cmdline=self.text(cmdline), start_time=pid,
+            "process",
+            pid=pid,
+            ppid=ppid,
+            ns_net=net,
+            comm=self.text(b"p"),
+            cmdline=self.text(cmdline),
+            start_time=pid,
         )
         self.add("fdtable", process=row, status=Status.READ if read else Status.DENIED)
         return row
@@ -71,9 +76,10 @@ class World:
         n = len(self.rows["fd_fd"]) if fd is None else fd
         self.add("fd", process=process, fd=n, access=6, open=self.opens[inode])
 
-    def socket(self, *by, inode=None, family=1, type=1, state=1, shutdown=0, space=0, **values):
+    def socket(self, *by, inode=None, family=1, state=1, shutdown=0, space=0, **values):
         if inode is None:
             inode = 1000 + len(self.rows["socket_inode"])
+        values.setdefault("type", 1)
         for side in ("local", "remote"):
             if side in values:
                 address, port = values.pop(side)
@@ -82,8 +88,14 @@ class World:
         if isinstance(values.get("name"), bytes):
             values["name"] = self.text(values["name"])
         row = self.add(
-            "socket", inode=inode, family=family, type=type, state=state, shutdown=shutdown,
-            space=space, cookie=inode + 7, **values,
+            "socket",
+            inode=inode,
+            family=family,
+            state=state,
+            shutdown=shutdown,
+            space=space,
+            cookie=inode + 7,
+            **values,
         )
         for process in by:
             self.hold(process, row)
@@ -146,6 +158,4 @@ def sockets(model, a, b, access="ANY"):
 
 def shares(model, a, b, access="ANY"):
     """True, False or None: whether b, with *access*, holds a SOCKET that a holds."""
-    return model.shares(
-        model.pds[a + 1], model.pds[b + 1], types={"SOCKET"}, access=access
-    ).state
+    return model.shares(model.pds[a + 1], model.pds[b + 1], types={"SOCKET"}, access=access).state

@@ -171,7 +171,7 @@ def test_the_largest_group_list():
 
 def test_records_have_the_layout_of_the_extension():
     assert PROC.itemsize == procfs.PROC_BYTES == 496
-    assert THREAD.itemsize == procfs.THREAD_BYTES == 128
+    assert THREAD.itemsize == procfs.THREAD_BYTES == 168
     assert PRINT.itemsize == procfs.PRINT_BYTES == struct.calcsize("4Q8Q2Q5Q8I2b6xq")
     assert CRED.itemsize == 80
 

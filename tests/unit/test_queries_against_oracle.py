@@ -470,7 +470,7 @@ ASKED = {
     "fr", "explain", "control_matrix", "sharing_matrix", "tcb_matrix", "rsi_matrix", "fr_matrix",
     "group_by",
 }  # fmt: skip
-TESTED_ELSEWHERE = {"isolation", "isolation_matrix", "shared_pages"}
+TESTED_ELSEWHERE = {"isolation", "isolation_matrix", "pages_shared", "shared_pages"}
 NOT_QUERIES = {"pd", "find", "expand"}
 
 

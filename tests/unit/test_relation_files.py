@@ -135,7 +135,7 @@ def test_mapped_and_open_files_are_one():
     objects = [(FileKind.FILE, DISK, 5, 0, 1)]
     m = model(2, [open_file(FILE, 5, birth=99)], [(1, W, 0)], objects=objects, vmas=[(0, R, 0)])
     assert shares(m, 1, 2, "FILE", "W") is True
-    assert [n for n in m.common_resources(1, 2, types="FILE").ids] == ["FILE_8:1_5"]
+    assert list(m.common_resources(1, 2, types="FILE").ids) == ["FILE_8:1_5"]
 
 
 def test_a_mapping_of_a_number_that_was_reused_is_of_neither_for_certain():
@@ -198,6 +198,15 @@ def test_devices_by_number_whatever_their_nodes():
     ]
     m = model(3, opens, [(0, R, 0), (1, W, 1), (2, W, 2)])
     assert shares(m, 1, 2, "DEVICE", "W") is True
+    assert shares(m, 1, 3, "DEVICE") is False
+
+
+def test_the_console_may_be_any_of_the_terminals():
+    rdevs = (5 << 32 | 1, 4 << 32 | 64, 10 << 32 | 1)
+    opens = [open_file(CHAR, i, rdev=rdev) for i, rdev in enumerate(rdevs)]
+    m = model(3, opens, [(0, R | W, 0), (1, R | W, 1), (2, R | W, 2)])
+    assert shares(m, 1, 2, "DEVICE", "W") is None
+    assert shares(m, 2, 1, "DEVICE", "W") is None
     assert shares(m, 1, 3, "DEVICE") is False
 
 

@@ -8,6 +8,7 @@ its devpts and index, whichever end is held. No file that a process holds is ope
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from _fastproc import fds
+from _fastproc import fds, nsfs
 from osmosis.capture.ledger import HOST, Ledger
 from osmosis.capture.mounts import MountReader
 from osmosis.capture.pinned import Held, slurp
@@ -29,7 +30,7 @@ from osmosis.capture.processes import ProcessRecord
 from osmosis.errors import ProcessGone
 from osmosis.schema import COLUMNS, OpenKind, Status
 
-__all__ = ["FileReader"]
+__all__ = ["FileReader", "split_table"]
 
 SOURCE = "files"
 CHUNK = 128  # processes in one call: so many directories may have to be opened for it
@@ -64,6 +65,8 @@ BY_MODE = {
 }
 _MOUNT_ID = re.compile(rb"^mnt_id:\s*(\d+)$", re.MULTILINE)
 _TTY_INDEX = re.compile(rb"^tty-index:\s*(\d+)$", re.MULTILINE)
+# A registered file a line: __io_uring_show_fdinfo() in io_uring/fdinfo.c; once "<none>" if empty.
+_REGISTERED = re.compile(rb"^UserFiles:\s*\d+\n\s*\d+: (?!<none>)", re.MULTILINE)
 _PID = re.compile(rb"^Pid:\s*(-?\d+)$", re.MULTILINE)
 
 Columns = dict[str, NDArray[Any]]
@@ -76,6 +79,48 @@ class _Part:
     columns: Columns
     pids: list[int]
     errors: list[int]  # of each pid, 0 if it was read
+
+
+def split_table(held: Held, *, comparable: bool = True) -> str:
+    """Why the descriptors of a process may be more than those of the thread read; "" if not.
+
+    unshare(CLONE_FILES) gives a thread a table of its own. One that is empty holds nothing: so
+    has a thread that is exiting. O(threads) kcmp calls; *comparable*: /proc is of our pid
+    namespace. Raises nothing.
+    """
+    if not comparable:
+        return "threads' descriptor tables cannot be compared: /proc is of another pid namespace"
+    with suppress(OSError, ProcessGone):
+        try:
+            at = os.open("task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=held.leaderfd)
+            try:
+                tids = np.array([int(tid) for tid in os.listdir(at)], np.int32)  # noqa: PTH208
+                tids = tids[tids != held.tid]
+                found = nsfs.other_tables(held.tid, tids)
+                for tid, state in zip(tids.tolist(), found, strict=True):
+                    if state == 1 and _has_descriptors(at, tid):
+                        return "a thread of it has a descriptor table of its own, which is not read"
+                    if state < 0 and -state != errno.ESRCH:
+                        return f"its threads' descriptor tables: kcmp: {os.strerror(-state)}"
+            finally:
+                os.close(at)
+        finally:
+            held.release()
+    return ""
+
+
+def _has_descriptors(task: int, tid: int) -> bool:
+    """Whether a thread's descriptor table is not empty, or cannot be looked at."""
+    try:
+        at = os.open(f"{tid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=task)
+    except OSError as exc:
+        return exc.errno in DENIALS
+    try:
+        return bool(os.listdir(at))  # noqa: PTH208
+    except OSError:
+        return False
+    finally:
+        os.close(at)
 
 
 class FileReader:
@@ -117,8 +162,21 @@ class FileReader:
             self.ledger.forget(held.pid, SOURCE)
         self._read(again)
 
+    def _note_split(self, held: list[Held]) -> None:
+        """Threads with a descriptor table of their own: what is in it was not read."""
+        threads = dict(
+            zip(self.record.pids.tolist(), self.record.rows["threads"].tolist(), strict=True)
+        )
+        ours = self.record.collector.same_pid_ns
+        for one in held:
+            if threads.get(one.pid, 1) > 1 and self.status[one.pid] == Status.READ:
+                why = split_table(one, comparable=ours)
+                if why:
+                    self.status[one.pid] = Status.PARTIAL
+                    self.ledger.add(one.pid, SOURCE, Status.PARTIAL, why)
+
     def _read(self, held: list[Held]) -> None:
-        chunks = [held[i : i + CHUNK] for i in range(0, len(held), CHUNK)]
+        chunks = [held[i : i + CHUNK] for i in range(0, len(held), CHUNK)] or [held]
         with ThreadPoolExecutor(self.threads) as workers:
             parts = list(workers.map(self._scan, chunks))
         self.parts += parts
@@ -133,6 +191,7 @@ class FileReader:
                     self.ledger.add(pid, SOURCE, Status.GONE, os.strerror(code))
                 else:
                     self.status[pid] = Status.READ
+        self._note_split(held)
 
     def _scan(self, chunk: list[Held]) -> _Part:
         at = np.full(len(chunk), -1, np.int32)
@@ -168,7 +227,12 @@ class FileReader:
         found = {f: np.concatenate([part.columns[f] for part in self.parts]) for f in fields}
         stay = np.isin(found["process"], pids)
         found = {f: column[stay] for f, column in found.items()}
-        opens, of = _Opens(self, found).table()
+        made = _Opens(self, found)
+        opens, of = made.table()
+        for pid in made.registered():
+            self.status[pid] = Status.PARTIAL
+            why = "an io_uring of it holds registered files, which are not told apart"
+            self.ledger.add(pid, SOURCE, Status.PARTIAL, why)
         rows = np.array([row_of[pid] for pid in pids.tolist()], np.int32)
         at = np.searchsorted(pids, found["process"])
         self._note_read(row_of, found["process"])
@@ -262,16 +326,26 @@ class _Opens:
         kind[(kind == OpenKind.CHAR) & pts] = OpenKind.PTY
         return kind
 
-    def _info(self, i: int, pattern: re.Pattern[bytes]) -> int | None:
-        """Return the number that the fdinfo of descriptor row *i* has, if it has it."""
+    def _text(self, i: int) -> bytes:
+        """Return the fdinfo of descriptor row *i*, b"" if it is not there any more."""
         held = self.held[int(self.found["process"][i])]
         try:
-            got = pattern.search(slurp(held.dirfd, f"fdinfo/{self.found['fd'][i]}"))
+            return slurp(held.dirfd, f"fdinfo/{self.found['fd'][i]}")
         except (OSError, ProcessGone):
-            return None
+            return b""
         finally:
             held.release()
+
+    def _info(self, i: int, pattern: re.Pattern[bytes]) -> int | None:
+        """Return the number that the fdinfo of descriptor row *i* has, if it has it."""
+        got = pattern.search(self._text(i))
         return int(got[1]) if got else None
+
+    def registered(self) -> set[int]:
+        """Pids of processes with an io_uring that holds files by itself."""
+        rings = np.flatnonzero(self.kind == OpenKind.IO_URING)
+        pids = self.found["process"]
+        return {int(pids[i]) for i in rings.tolist() if _REGISTERED.search(self._text(i))}
 
     def _read_pidfds(self) -> None:
         for i in np.flatnonzero(self.kind == OpenKind.PIDFD).tolist():

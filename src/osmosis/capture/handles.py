@@ -1,4 +1,4 @@
-"""What processes hold that gives power over others: pty masters, listeners, namespaces, tracees.
+"""What processes hold that gives power over others: pty masters, listeners, tracees, memory.
 
 Found by the links of their descriptors; nothing held is opened. A descriptor in flight over a
 unix socket, or registered with io_uring, is not seen.
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from osmosis.capture.files import split_table
 from osmosis.capture.ledger import Ledger
 from osmosis.capture.processes import Held, ProcessRecord
 from osmosis.errors import ProcessGone
@@ -35,6 +36,8 @@ LISTENERS = {
     "anon_inode:[fanotify]": HandleKind.FANOTIFY,
 }
 _NAMESPACE = re.compile(r"(\w+):\[(\d+)\]")
+_MEMORY = re.compile(r".*/(\d+)(?:/task/(\d+))?/mem")
+FORKNOEXEC = 0x40  # PF_FORKNOEXEC: no execve since its fork. include/linux/sched.h
 
 
 def terminal_index(tty: int) -> int:
@@ -101,6 +104,11 @@ class _Reader:
             for fd in _names(held.dirfd, "fd"):
                 with suppress(FileNotFoundError):  # closed meanwhile
                     self.look_at(i, held.dirfd, fd, terminal)
+            if row["threads"] > 1:
+                why = split_table(held, comparable=self.record.collector.same_pid_ns)
+                if why:
+                    self.fds[i] = Status.PARTIAL
+                    self.ledger.add(held.pid, SOURCE, Status.PARTIAL, why)
         except PermissionError:
             self.fds[i] = Status.DENIED
             self.ledger.add(held.pid, SOURCE, Status.DENIED, "its file descriptors")
@@ -119,12 +127,42 @@ class _Reader:
             row = self.row_of.get((m[1], int(m[2])))
             if row is not None:
                 self.add(i, HandleKind.NAMESPACE, namespace=row)
+        elif link.endswith("/mem"):
+            self.read_memory(i, dirfd, fd, link)
         elif link.endswith("ptmx"):
             self.read_master(i, dirfd, fd, link)
         elif terminal >= 0 and link.endswith(f"/{terminal}"):
             st = os.stat(f"fd/{fd}", dir_fd=dirfd)
             if stat.S_ISCHR(st.st_mode) and st.st_rdev == os.makedev(PTS_MAJOR, terminal):
                 self.add(i, HandleKind.TERMINAL, number=terminal, node=st.st_dev)
+
+    def read_memory(self, i: int, dirfd: int, fd: str, link: str) -> None:
+        """/proc/pid/mem, open for writing: rights were asked when it was opened, and not again.
+
+        It leads to the address space of then (mem_open() in fs/proc/base.c): for certain that of
+        now, ``number`` 1, if the process has called no execve since it was forked. One of another
+        procfs is of a process that is not told, ``target`` -1.
+        """
+        named = _MEMORY.fullmatch(link)
+        st = os.stat(f"fd/{fd}", dir_fd=dirfd)
+        mode = os.stat(f"fd/{fd}", dir_fd=dirfd, follow_symlinks=False).st_mode
+        if named is None or st.st_mode != stat.S_IFREG | 0o600 or st.st_size or not mode & 0o200:
+            return
+        if st.st_dev != os.fstat(self.record.procfd).st_dev:
+            if os.major(st.st_dev) == 0:
+                self.add(i, HandleKind.MEMORY)
+            return
+        path = f"{named[1]}/task/{named[2]}/mem" if named[2] else f"{named[1]}/mem"
+        with suppress(FileNotFoundError, ProcessLookupError):
+            # The inode lives as long as the file is open: a like number is a like process.
+            if os.stat(path, dir_fd=self.record.procfd).st_ino != st.st_ino:
+                return
+            tgid = _field(_read(self.record.procfd, f"{named[1]}/status"), b"Tgid")
+            target = self.row_of_pid.get(tgid)
+            if target is not None:
+                sure = bool(self.record.rows[target]["flags"] & FORKNOEXEC)
+                sure &= self.record.held[target].tid == tgid  # flags of the leader itself
+                self.add(i, HandleKind.MEMORY, number=int(sure), target=target)
 
     def asks_permission(self, dirfd: int, fd: str) -> bool:
         found = re.search(rb"fanotify flags:([0-9a-f]+)", _read(dirfd, f"fdinfo/{fd}"))

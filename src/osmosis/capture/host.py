@@ -15,13 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osmosis.capture.control import opens_by_handle, read_control
+from osmosis.capture.control_sockets import read_control_sockets
 from osmosis.capture.files import FileReader
 from osmosis.capture.ipc import read_ipc
 from osmosis.capture.ledger import HOST, Ledger
+from osmosis.capture.mapped_files import FileTable, read_mapped_files
 from osmosis.capture.memory import MemoryReader
 from osmosis.capture.mounts import MountReader
 from osmosis.capture.namespaces import add_pinned, read_namespaces
 from osmosis.capture.processes import (
+    THREAD_NAMESPACES,
     Collector,
     ProcessRecord,
     list_pids,
@@ -47,7 +50,7 @@ MOVED = ("pgmigrate_success", "thp_collapse_alloc", "ksm_swpin_copy", "cow_ksm")
 def capture(
     pids: Iterable[int] | None = None,
     *,
-    sources: Collection[str] | None = None,
+    sources: str | Collection[str] | None = None,
     frames: str = "classes",
     threads: int | None = None,
     budget_s: float | None = None,
@@ -62,7 +65,8 @@ def capture(
         Only these processes; None for all. What the others share is then not known to the
         snapshot.
     sources
-        Names of what to read beside the processes themselves, from ``SOURCES``; None for all.
+        Names (or one name) of what to read beside the processes themselves, from ``SOURCES``; None
+        for all.
     frames
         ``"classes"`` keeps which mappings share frames, ``"all"`` every frame number too (for
         ``snapshot.model(memory="runs" | "pages")``).
@@ -92,6 +96,8 @@ def capture(
     About the time that the kernel takes to print maps and pagemap of every process; memory: 4
     bytes per frame seen and about 100 per VMA.
     """
+    if isinstance(sources, str):
+        sources = (sources,)
     wanted = SOURCES if sources is None else frozenset(sources)
     if not wanted <= SOURCES | {"processes"}:
         unknown = ", ".join(sorted(wanted - SOURCES))
@@ -99,6 +105,9 @@ def capture(
         raise ValueError(msg)
     if frames not in ("classes", "all"):
         msg = f'frames must be "classes" or "all", not {frames!r}'
+        raise ValueError(msg)
+    if threads is not None and threads < 1:
+        msg = f"threads must be 1 or more, not {threads}"
         raise ValueError(msg)
     threads = threads or len(os.sched_getaffinity(0))
     deadline = None if budget_s is None else time.monotonic() + budget_s
@@ -172,6 +181,7 @@ def capture(
             ledger.add(HOST, "ipc", Status.SKIPPED, "was not asked for, or namespaces were not")
         if {"control", "namespaces"} <= wanted:
             columns |= read_control(record, columns, ledger=ledger)
+            columns |= _control_files(record, trees, columns, ledger=ledger)
         else:
             ledger.add(HOST, "control", Status.SKIPPED, "was not asked for, or namespaces were not")
         if "quotas" in wanted:
@@ -184,6 +194,28 @@ def capture(
     host["sources"] = sorted(wanted | {"processes"})
     host["pids"] = "all" if pids is None else "some"
     return Snapshot(_complete(columns, len(row_of)), host)
+
+
+def _control_files(
+    record: ProcessRecord,
+    trees: MountReader,
+    columns: dict[str, NDArray[Any]],
+    *,
+    ledger: Ledger,
+) -> dict[str, NDArray[Any]]:
+    """Tables ctlfile, ctlplace and daemon, of what the other sources found."""
+    if not trees.trees:
+        return {}
+    table = FileTable(record, trees.by_id)
+    daemons: dict[str, NDArray[Any]] = {}
+    try:
+        if "object_kind" in columns:
+            read_mapped_files(table, columns, ledger=ledger)
+        if "socket_inode" in columns and "fd_open" in columns:
+            daemons = read_control_sockets(table, columns, ledger=ledger)
+    finally:
+        table.close()
+    return table.columns() | daemons
 
 
 def _reread_torn(record: ProcessRecord, threads: int) -> set[int]:
@@ -240,7 +272,7 @@ def _complete(columns: dict[str, NDArray[Any]], n: int) -> dict[str, NDArray[Any
     """Columns of sources that were not asked for: -1, "not known", for every process."""
     for name in ("mm", *(f"ns_{kind}" for kind in NAMESPACES)):
         columns.setdefault(f"process_{name}", np.full(n, -1, np.int32))
-    for kind in ("mnt", "user", "net"):
+    for kind in THREAD_NAMESPACES:
         columns.setdefault(f"thread_ns_{kind}", np.full(len(columns["thread_tid"]), -1, np.int32))
     if "object_kind" in columns:
         columns.setdefault("object_ipc", np.full(len(columns["object_kind"]), -1, np.int32))

@@ -179,10 +179,14 @@ def _read_all(
 
 def _enter(libc: Any, record: ProcessRecord, members: list[int], inode: int) -> None:
     """Move this thread into an ipc namespace by the link of one that is still in it."""
+    refused = None
     for i in members:
         held = record.held[i]
         try:
             fd = os.open("ns/ipc", os.O_RDONLY | os.O_CLOEXEC, dir_fd=held.dirfd)
+        except PermissionError as exc:
+            refused = exc
+            continue
         except (FileNotFoundError, ProcessLookupError, ProcessGone):
             continue
         finally:
@@ -196,7 +200,7 @@ def _enter(libc: Any, record: ProcessRecord, members: list[int], inode: int) -> 
             return
         finally:
             os.close(fd)
-    raise ProcessGone(0, "nobody is left in the namespace")
+    raise refused or ProcessGone(0, "nobody is left in the namespace")
 
 
 def _read_table() -> list[Object]:

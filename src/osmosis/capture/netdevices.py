@@ -157,9 +157,10 @@ def parse_translations(data: bytes) -> Iterator[tuple[int, ...]]:
                 if len(address) in (4, 16) and len(port) == 2:
                     ends.append((*_pair(address), int.from_bytes(port, "big")))
         protocol = proto.get(1, b"\0")[0]
-        if len(ends) == 4 and protocol in PROTOCOLS.values():
-            if ends[0] != ends[3] or ends[1] != ends[2]:
-                yield (protocol, *(number for end in ends for number in end))
+        if len(ends) != 4 or protocol not in PROTOCOLS.values():
+            continue
+        if ends[0] != ends[3] or ends[1] != ends[2]:
+            yield (protocol, *(number for end in ends for number in end))
 
 
 def read_translations() -> list[tuple[int, ...]]:

@@ -62,7 +62,15 @@ PROC = np.dtype(
     + [("mem_mode", "<u2"), ("dumpable", "i1"), ("state", "u1"), ("kind", "u1"), ("pad", "u1")]
 )
 THREAD = np.dtype(
-    [("cred", CRED), ("ns", "<u8", 3), ("groups", SPAN), ("row", "<i4"), ("tid", "<i4")]
+    [
+        ("cred", CRED),
+        ("ns", "<u8", 6),
+        ("root_dev", "<u8"),
+        ("root_inode", "<u8"),
+        ("groups", SPAN),
+        ("row", "<i4"),
+        ("tid", "<i4"),
+    ]
 )
 if (PROC.itemsize, THREAD.itemsize, PRINT.itemsize) != (
     procfs.PROC_BYTES,

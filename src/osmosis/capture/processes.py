@@ -55,7 +55,7 @@ SOURCE = "processes"
 OVERFLOW_ID = 65534  # what an id without a mapping reads as
 
 GONE, USER, KERNEL, ZOMBIE, EXITING, A_THREAD = range(6)  # Proc.kind
-THREAD_NAMESPACES = ("mnt", "user", "net")  # order of Thread.ns
+THREAD_NAMESPACES = ("mnt", "user", "net", "ipc", "uts", "cgroup")  # order of Thread.ns
 UID_NAMES = ("ruid", "euid", "suid", "fsuid")
 GID_NAMES = ("rgid", "egid", "sgid", "fsgid")
 CAP_NAMES = ("cap_inh", "cap_prm", "cap_eff", "cap_bnd", "cap_amb")
@@ -160,7 +160,8 @@ class ProcessRecord:
         _add_lists(out, "process_nspid_indptr", "nspid_pid", self.nspid)
         threads = self.thread_rows
         out["thread_process"] = self.thread_process
-        out["thread_tid"] = threads["tid"]
+        for name in ("tid", "root_dev", "root_inode"):
+            out[f"thread_{name}"] = threads[name]
         _add_credentials(out, "thread", threads["cred"])
         lists = [g for of_process in self.thread_groups for g in of_process]
         _add_lists(out, "thread_group_indptr", "threadgroup_gid", lists)

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -304,7 +305,12 @@ def _tasks(held: Held) -> list[str]:
 
 
 def _field(status: bytes) -> frozenset[int]:
-    found = re.search(rb"^Cpus_allowed_list:\s*([\d,-]+)$", status, re.MULTILINE)
-    if found is None:
+    text = status.partition(b"\nCpus_allowed_list:\t")[2].partition(b"\n")[0]
+    if not text:
         raise ProcessGone(0, "its status has no Cpus_allowed_list")
-    return cpu_list(found[1].decode())
+    return _known_list(text)
+
+
+@lru_cache(maxsize=1024)
+def _known_list(text: bytes) -> frozenset[int]:
+    return cpu_list(text.decode())

@@ -28,7 +28,7 @@ from _fastproc import sockdiag
 from osmosis.capture.files import FileReader
 from osmosis.capture.ledger import HOST, Ledger
 from osmosis.capture.netdevices import read_addresses, read_translations, read_tunnels
-from osmosis.capture.pinned import slurp
+from osmosis.capture.pinned import Held, slurp
 from osmosis.capture.processes import THREAD_NAMESPACES, ProcessRecord
 from osmosis.errors import ProcessGone
 from osmosis.schema import COLUMNS, NAMESPACES, Status
@@ -52,8 +52,13 @@ TYPE_OF = {6: 1, 17: 2, 136: 2, 132: 1}  # SOCK_* of an inet protocol
 TUN, FUSE = 10 << 32 | 200, 10 << 32 | 229  # Documentation/admin-guide/devices.txt
 # Names of protocols whose sockets are in no table until they are bound or connected.
 UNHASHED = {
-    **{b"TCP": "inet 6", b"MPTCP": "inet 6", b"UDP": "inet 17", b"NETLINK": "netlink"},
-    **{b"UDP-Lite": "inet 136", b"UDPLITE": "inet 136", b"SCTP": "inet 132"},
+    b"TCP": "inet 6",
+    b"MPTCP": "inet 6",
+    b"UDP": "inet 17",
+    b"UDP-Lite": "inet 136",
+    b"UDPLITE": "inet 136",
+    b"SCTP": "inet 132",
+    b"NETLINK": "netlink",
 }
 # Of these no two are ever connected: each by itself talks to the kernel, or to all of a network.
 ALONE = {b"ALG", b"PACKET", b"XDP", b"RAW", b"PING"}
@@ -134,7 +139,9 @@ def _ask(request: bytes) -> bytes:
     """Everything that the kernel answers to one dump request; OSError."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as link:
         link.settimeout(PATIENCE_S)
-        link.send(struct.pack("=IHHII", 16 + len(request), SOCK_DIAG_BY_FAMILY, DUMP, 1, 0) + request)
+        link.send(
+            struct.pack("=IHHII", 16 + len(request), SOCK_DIAG_BY_FAMILY, DUMP, 1, 0) + request
+        )
         parts = []
         while True:
             part = link.recv(1 << 17)
@@ -217,7 +224,9 @@ class SocketReader:
         inodes = self.record.ns_inode[:, NET]
         threads = self.record.thread_rows["ns"][:, THREAD_NAMESPACES.index("net")]
         held = self._held_spaces()
-        every = np.unique(np.concatenate([inodes, threads, np.array(sorted(held), np.uint64)]))
+        # Our own as well: it may translate what others send.
+        more = np.array([here, *sorted(held)], np.uint64)
+        every = np.unique(np.concatenate([inodes, threads, more]))
         wanted = [int(n) for n in every if n]
         wanted.sort(key=lambda n: n != here)
         for inode in wanted:
@@ -269,9 +278,13 @@ class SocketReader:
         record = self.record
         threads = record.thread_rows
         at = THREAD_NAMESPACES.index("net")
-        where = [(record.held[i], "ns/net") for i in np.flatnonzero(record.ns_inode[:, NET] == inode)]
-        for i in np.flatnonzero(threads["ns"][:, at] == inode).tolist():
-            where.append((record.held[record.thread_process[i]], f"task/{threads['tid'][i]}/ns/net"))
+        where = [
+            (record.held[i], "ns/net") for i in np.flatnonzero(record.ns_inode[:, NET] == inode)
+        ]
+        where += [
+            (record.held[record.thread_process[i]], f"task/{threads['tid'][i]}/ns/net")
+            for i in np.flatnonzero(threads["ns"][:, at] == inode).tolist()
+        ]
         held = {one.pid: one for one in record.held}
         where += [(held[pid], f"fd/{fd}") for pid, fd in by if pid in held]
         for one, path in where:
@@ -308,8 +321,8 @@ class SocketReader:
             space.translated = read_translations()
         except (OSError, ValueError, struct.error) as exc:
             space.nat = False
-            said = f"connections that it translates are not told: {exc}"
-            self.ledger.add(HOST, SOURCE, Status.PARTIAL, f"net:[{space.inode}]: {said}")
+            why = f"net:[{space.inode}]: connections that it translates are not told: {exc}"
+            self.ledger.add(HOST, SOURCE, Status.PARTIAL, why)
 
     def _dump(self, net: int, request: bytes, protocol: int) -> _Part:
         for _ in range(TRIES):
@@ -358,20 +371,21 @@ class SocketReader:
             for i in rows[~np.isin(column["inode"][rows], seen)].tolist():
                 pair = int(column["process"][i]), int(column["fd"][i])
                 where.setdefault(int(column["inode"][i]), []).append(pair)
+        held = {one.pid: one for one in self.record.held}
+        before = len(self.spaces)
         for inode, pairs in where.items():
-            self._look_at(inode, pairs[:TRIES])
+            self._look_at(inode, pairs[:TRIES], held)
         # A namespace that was found this way may have listed others of them.
-        for space in self.spaces:
-            for part in space.parts:
-                for inode in part.rows["inode"].tolist():
+        for space in self.spaces[before:]:
+            for answer in space.parts:
+                for inode in answer.rows["inode"].tolist():
                     self.lost.pop(inode, None)
         hidden = sum(status == Status.HIDDEN for status, _ in self.lost.values())
         if hidden:
             why = "sockets that are held, and in no table of a namespace that could be read"
             self.ledger.add(HOST, SOURCE, Status.HIDDEN, why, hidden)
 
-    def _look_at(self, inode: int, pairs: list[tuple[int, int]]) -> None:
-        held = {one.pid: one for one in self.record.held}
+    def _look_at(self, inode: int, pairs: list[tuple[int, int]], held: dict[int, Held]) -> None:
         name = b""
         for pid, number in pairs:
             with suppress(OSError, ProcessGone, KeyError), closing(_Release(held[pid])):
@@ -452,7 +466,9 @@ class SocketReader:
             dtype = COLUMNS[name].dtype
             out[name] = np.concatenate([column.astype(dtype), np.asarray(tail).astype(dtype)])
         starts = np.cumsum([0, *(len(part.rows) for part in parts)])
-        waits = [part.waiting + (start, 0) for part, start in zip(parts, starts, strict=False)]
+        waits = [
+            part.waiting + np.array([start, 0]) for part, start in zip(parts, starts, strict=False)
+        ]
         waiting = np.concatenate([np.zeros((0, 2), np.int64), *waits])
         out |= {"socketwait_socket": waiting[:, 0], "socketwait_client": waiting[:, 1]}
         out |= {
@@ -462,8 +478,24 @@ class SocketReader:
             "socketns_nat": [space.nat for space in self.spaces],
         }
         out |= self._tables(row_of)
+        self._note_unheld(rows_)
         self.ledger.add(HOST, SOURCE, Status.READ, "", n)
         return {name: np.asarray(v).astype(COLUMNS[name].dtype) for name, v in out.items()}
+
+    def _note_unheld(self, rows: NDArray[Any]) -> None:
+        """Count connected sockets that nobody holds, where every process was asked.
+
+        They are in flight over a unix socket, registered with io_uring, or the kernel's.
+        """
+        if any(status != Status.READ for status in self.files.status.values()):
+            return
+        inodes = [part.columns["inode"] for part in self.files.parts]
+        connected = ((rows["family"] == 1) & (rows["peer"] != 0)) | (rows["remote_port"] != 0)
+        connected &= (rows["inode"] != 0) & (rows["family"] != 16) & (rows["state"] == 1)
+        unheld = ~np.isin(rows["inode"][connected], np.concatenate([np.zeros(0), *inodes]))
+        if unheld.any():
+            why = "connected sockets that no process read has a descriptor of: perhaps in flight"
+            self.ledger.add(HOST, SOURCE, Status.PARTIAL, why, int(unheld.sum()))
 
     def _tables(self, row_of: dict[int, int]) -> dict[str, Any]:
         addresses = [(i, *a) for i, space in enumerate(self.spaces) for a in space.addresses]
@@ -521,7 +553,7 @@ def _namespace_of(pid: int, number: int, inode: int) -> int:
 class _Release:
     """Gives a process's descriptors back at the end of a with block, if they were lent."""
 
-    def __init__(self, held: Any) -> None:
+    def __init__(self, held: Held) -> None:
         self.close = held.release
 
 

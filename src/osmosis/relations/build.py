@@ -20,9 +20,9 @@ from osmosis.relations.memory import add_memory
 from osmosis.relations.mounts import add_mounts
 from osmosis.relations.namespaces import add_namespaces
 from osmosis.relations.parts import BlockNotes, Parts
+from osmosis.relations.quotas import add_quotas
 from osmosis.relations.services import add_services
 from osmosis.relations.sockets import add_sockets
-from osmosis.relations.quotas import add_quotas
 from osmosis.snapshot import Snapshot
 
 __all__ = ["build"]

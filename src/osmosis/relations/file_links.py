@@ -26,18 +26,23 @@ _ESCAPE = re.compile(rb"\\([0-7]{3})")
 READING = ANY | R | X
 
 
-def add_links(parts: Parts, snap: Snapshot, of_object: I64, of_open: I64) -> None:
+def add_links(
+    parts: Parts, snap: Snapshot, of_object: I64, of_open: I64, copied: NDArray[np.bool_]
+) -> None:
     """Add MAP edges between nodes of one file.
 
     Parameters
     ----------
     of_object, of_open
         Node of each row of tables object and open, -1 for none.
+    copied
+        (nodes,) whether it is of an overlay and somebody holds it for writing: those that are open
+        in their upper layer are added.
 
     """
     _by_number(parts, snap, of_object, of_open)
-    _by_layer(parts, snap, of_object, of_open)
-    _by_frame(parts, snap, of_object)
+    _by_layer(parts, snap, of_object, of_open, copied)
+    _by_frame(parts, snap, of_object, copied)
 
 
 def _link(parts: Parts, a: I64, b: I64, perm: int, maybe: int, rule: int) -> None:
@@ -90,7 +95,9 @@ def _again(snap: Snapshot) -> NDArray[np.bool_]:
     return out
 
 
-def _by_layer(parts: Parts, snap: Snapshot, of_object: I64, of_open: I64) -> None:
+def _by_layer(
+    parts: Parts, snap: Snapshot, of_object: I64, of_open: I64, copied: NDArray[np.bool_]
+) -> None:
     """A file that is opened through an overlay, and below it.
 
     An overlay shows the birth time of the real file, and its inode number, or after a copy-up that
@@ -129,6 +136,7 @@ def _by_layer(parts: Parts, snap: Snapshot, of_object: I64, of_open: I64) -> Non
         at, to = of_open[[a]], of_open[[b]]
         if is_upper:
             mask = ALL if is_upper[0] else READING
+            copied[at] |= is_upper[0]
             _link(parts, at, to, mask, mask, upper if is_upper[0] else lower)
         else:
             _link(parts, at, to, 0, ALL, upper)
@@ -202,11 +210,11 @@ def _layers(snap: Snapshot) -> Iterator[tuple[int, list[tuple[bytes, bool]]]]:
         yield d, [(path, top) for path, top in found if path.startswith(b"/")]
 
 
-def _by_frame(parts: Parts, snap: Snapshot, of_object: I64) -> None:
+def _by_frame(parts: Parts, snap: Snapshot, of_object: I64, copied: NDArray[np.bool_]) -> None:
     """Mapped files with a frame of the page cache in common are one file, or were one.
 
     For reading: a write through an overlay goes to its own copy of the file, while mappings
-    from before keep the frames of the old one.
+    from before keep the frames of the old one. So the node of a copied file is not certainly one.
     """
     if not len(snap["class_kind"]):
         return
@@ -235,5 +243,7 @@ def _by_frame(parts: Parts, snap: Snapshot, of_object: I64) -> None:
         "two names of mapped files that have frames of the page cache in common are one file",
         "/proc/pid/pagemap",
     )
-    _link(parts, links[0], links[1], READING, ALL, rule)
-    _link(parts, links[1], links[0], READING, ALL, rule)
+    twofold = copied[links].any(axis=0)
+    for way, perm in ((links[:, ~twofold], READING), (links[:, twofold], 0)):
+        _link(parts, way[0], way[1], perm, ALL, rule)
+        _link(parts, way[1], way[0], perm, ALL, rule)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osmosis.graph.graph import ALL, ANY, POTENTIAL, SERVER, Edge, Edges, Kind, R, W
+from osmosis.graph.graph import ALL, ANY, POTENTIAL, SERVER, Edge, Edges, Kind, R, W, X
 from osmosis.graph.names import Block
 from osmosis.relations.file_links import add_links
-from osmosis.relations.memory import add_object_holds, device_names, owners_of
+from osmosis.relations.memory import SHARED, add_object_holds, device_names, owners_of
 from osmosis.relations.parts import Parts
 from osmosis.schema import NAMESPACES, FileKind, OpenKind, Status
 from osmosis.snapshot import Snapshot
@@ -39,6 +39,9 @@ OPEN_TYPES = ("FILE", "DIRECTORY", "PIPE", "DEVICE", *ANONYMOUS.values())
 # Devices without state, as (major, minor): null, zero, full, random, urandom.
 # Source: Documentation/admin-guide/devices.txt. They carry nothing from one user to another.
 STATELESS = np.array([1 << 32 | minor for minor in (3, 5, 7, 8, 9)], np.uint64)
+# /dev/tty0 and /dev/console: terminals that stand for another one; and majors of such ones.
+ALIASES = np.array([4 << 32, 5 << 32 | 1], np.uint64)
+CONSOLES = np.array([4, 166, 188, 204, 229], np.uint64)
 TTY = 5 << 32  # /dev/tty: the terminal of the session that opened it
 PTS_MAJOR, PTS_MAJORS = 136, 8
 # Filesystems of which st_dev and st_ino may name several files: subvolume snapshots.
@@ -63,11 +66,14 @@ def add_files(parts: Parts, snap: Snapshot) -> None:
     _add_devices(parts, snap, of_object, of_open)
     _add_anonymous(parts, snap, of_open)
     _add_filesystems(parts, snap, of_object, of_open)
-    add_object_holds(parts, snap, owners_of(snap), of_object)
+    copied = _written_overlays(parts, snap, of_object, of_open)
+    add_links(parts, snap, of_object, of_open, copied)
+    twofold = copied[of_object] & (of_object >= 0)
+    add_object_holds(parts, snap, owners_of(snap), np.where(twofold, -1, of_object))
+    _add_twofold_holds(parts, snap, np.where(twofold, of_object, -1))
     _add_holds(parts, snap, of_open)
     _add_terminals(parts, snap, of_open)
     _add_namespaces(parts, snap)
-    add_links(parts, snap, of_object, of_open)
     _add_unseen(parts, snap, of_open)
 
 
@@ -183,6 +189,16 @@ def _add_devices(parts: Parts, snap: Snapshot, of_object: I64, of_open: I64) -> 
     )
     of_object[objects] = node + numbers[:n]
     of_open[opens] = node + numbers[n:]
+    is_char, number = what[first] == CHAR, a[first].astype(np.uint64)
+    alias = node + np.flatnonzero(is_char & np.isin(number, ALIASES))
+    real = node + np.flatnonzero(
+        is_char & np.isin(number >> np.uint64(32), CONSOLES) & ~np.isin(number, ALIASES)
+    )
+    rule = parts.rule(
+        "/dev/console and /dev/tty0 stand for another terminal", "/sys/class/tty/console/active"
+    )
+    one, other = np.repeat(alias, len(real)), np.tile(real, len(alias))
+    parts.edges.append(Edges.of(one, other, Edge.MAP, perm=0, maybe=ALL, rule=rule))
 
 
 def _device_name(what: int, a: int, b: int) -> str:
@@ -310,6 +326,56 @@ def _add_holds(parts: Parts, snap: Snapshot, of_open: I64) -> None:
             rule=rule,
         )
     )
+
+
+def _written_overlays(
+    parts: Parts, snap: Snapshot, of_object: I64, of_open: I64
+) -> NDArray[np.bool_]:
+    """(nodes,) bool: files of an overlay that somebody holds for writing, so that were copied up.
+
+    A mapping from before keeps the lower file, under the same inode number. A descriptor from
+    before follows the copy: ovl_real_file_path() in fs/overlayfs/file.c.
+    """
+    kinds, _ = _mounted(snap)
+    overlays = np.array([dev for dev, kind in kinds.items() if kind == "overlay"], np.uint64)
+    written = np.zeros(parts.n_nodes + 1, bool)  # the last one: of none
+    opens = snap["fd_open"][(snap["fd_access"] & W) != 0]
+    opens = opens[
+        (snap["open_kind"][opens] == OpenKind.FILE)
+        & (
+            np.isin(snap["open_super"][opens], overlays)
+            | np.isin(snap["open_dev"][opens], overlays)
+        )
+    ]
+    written[of_open[opens]] = True
+    writing = (snap["vma_prot"] & (SHARED | W)) == SHARED | W
+    objects = snap["vma_object"][writing & (snap["vma_object"] >= 0)]
+    objects = objects[snap["object_kind"][objects] == FileKind.FILE]
+    written[of_object[objects[np.isin(snap["object_dev"][objects], overlays)]]] = True
+    written[-1] = False
+    return written
+
+
+def _add_twofold_holds(parts: Parts, snap: Snapshot, of_object: I64) -> None:
+    """Mappings of copied-up files: certain if they write, else perhaps of the lower file."""
+    of = snap["vma_object"]
+    vma = np.flatnonzero(of >= 0)
+    vma = vma[of_object[of[vma]] >= 0]
+    mm_of_vma = np.repeat(np.arange(len(snap["mm_process"])), np.diff(snap["mm_vma_indptr"]))
+    rule = parts.rule(
+        "a mapping from before an overlay's copy-up keeps the lower file",
+        "/proc/pid/maps; ovl_mmap() in fs/overlayfs/file.c",
+    )
+    process, mm = owners_of(snap)
+    for row in vma.tolist():
+        holder = process[mm == mm_of_vma[row]] + 1
+        prot, shared = int(snap["vma_prot"][row]), bool(snap["vma_prot"][row] & SHARED)
+        mask = prot & (R | W | X if shared else R | X) | ANY
+        sure = bool(mask & W) and bool(snap["object_sure"][of[row]])
+        node = np.full(len(holder), of_object[of[row]])
+        parts.edges.append(
+            Edges.of(holder, node, Edge.HOLD, perm=mask if sure else 0, maybe=mask, rule=rule)
+        )
 
 
 def _add_terminals(parts: Parts, snap: Snapshot, of_open: I64) -> None:

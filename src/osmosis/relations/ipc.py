@@ -39,10 +39,11 @@ def add_ipc(parts: Parts, snap: Snapshot) -> None:
     spaces = _spaces(parts, snap)
     segments = _segments(parts, snap)
     _add_doubtful(parts, snap, segments)
-    node = _add_objects(parts, snap, segments)
+    node = _add_objects(parts, snap, segments, spaces)
     within = parts.rule("a System V object is part of its ipc namespace", "/proc/sysvipc")
-    ipc = snap["sysv_ipc"]
-    parts.edges.append(Edges.of(node, spaces[ipc], Edge.SUBSET, rule=within))
+    at = np.flatnonzero(node >= 0)
+    space = spaces[snap["sysv_ipc"][at]]
+    parts.edges.append(Edges.of(node[at], space, Edge.SUBSET, rule=within))
     _add_potential(parts, snap, node)
     _add_queues(parts, snap)
     _add_unseen(parts, snap)
@@ -86,19 +87,25 @@ def _add_doubtful(parts: Parts, snap: Snapshot, node: NDArray[np.int64]) -> None
                 add_object_holds(parts, snap, owners, other)
 
 
-def _add_objects(parts: Parts, snap: Snapshot, segments: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Node of each row of table sysv; a segment that is mapped has one already."""
+def _add_objects(
+    parts: Parts, snap: Snapshot, segments: NDArray[np.int64], spaces: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Node of each row of table sysv, -1 for one that is in no ipc namespace.
+
+    A segment that is mapped has one already.
+    """
     kinds, ids, ipc = snap["sysv_kind"], snap["sysv_id"], snap["sysv_ipc"]
     mapped = {
         (int(snap["object_ipc"][row]), int(snap["object_inode"][row])): int(segments[row])
         for row in np.flatnonzero(segments >= 0).tolist()
     }
     node = np.full(len(kinds), -1, np.int64)
-    for i in np.flatnonzero(kinds == SysvKind.SHM).tolist():
+    inside = (ipc >= 0) & (np.append(spaces, -1)[ipc] >= 0)
+    for i in np.flatnonzero((kinds == SysvKind.SHM) & inside).tolist():
         node[i] = mapped.get((int(ipc[i]), int(ids[i])), -1)
 
     for kind, node_type in _TYPES.items():
-        rows = np.flatnonzero((kinds == kind) & (node < 0))
+        rows = np.flatnonzero((kinds == kind) & (node < 0) & inside)
 
         def note(i: int, rows: NDArray[np.intp] = rows, kind: int = kind) -> Mapping[str, Any]:
             row = rows[i]
@@ -123,7 +130,7 @@ def _add_potential(parts: Parts, snap: Snapshot, node: NDArray[np.int64]) -> Non
     able, perhaps = _able(snap)
     for i, target in enumerate(node.tolist()):
         members = np.flatnonzero(snap["process_ns_ipc"] == snap["sysv_ipc"][i])
-        if not len(members):
+        if target < 0 or not len(members):
             continue
         sure, may = _permitted(snap, i, members)
         full = np.uint8(R | W)
@@ -222,6 +229,8 @@ def _add_unseen(parts: Parts, snap: Snapshot) -> None:
 
 def _add_unread(parts: Parts, snap: Snapshot) -> None:
     """Stand in for the objects of namespaces that were not read: their members may use some."""
+    if "sources" not in snap.host and not len(snap["ipcspace_ipc"]):
+        return  # a snapshot that was made by hand
     rule = parts.rule("its ipc namespace could not be read", "/proc/sysvipc")
     read = set(snap["ipcspace_ipc"][snap["ipcspace_status"] == Status.READ].tolist())
     of = snap["process_ns_ipc"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from osmosis.relations.cmdline import basename, words
 from osmosis.relations.parts import Parts
 from osmosis.relations.quotas import KINDS, charged
 from osmosis.relations.roles import Roles
-from osmosis.schema import NAMESPACES, NO_ID
+from osmosis.schema import COLUMNS, NAMESPACES, NO_ID
 from osmosis.snapshot import Snapshot
 
 __all__ = ["add_layers"]
@@ -41,13 +41,36 @@ _SYSTEM = ("/usr/", "/bin/", "/sbin/", "/opt/", "/snap/")
 _PERMISSIVE = re.compile(r"unconfined|.* \((complain|unconfined)\)", re.DOTALL)
 
 
+Compare = Callable[[Ints, Ints], tuple[Bools, Bools]]
+
+
 class Fact(NamedTuple):
-    """One layer: PDs by class, and the classes by pair."""
+    """One layer: classes of PDs, each a set of ids, and what separates two ids."""
 
     of: NDArray[np.int32]  # (P + 1,) class by PD row
-    separated: Bools  # (K, K) for certain
-    maybe: Bools  # (K, K) separated, or not known
-    says: tuple[str, ...]  # (K,)
+    sets: list[tuple[int, ...]]  # (K,) ids of each class: those of its threads
+    compare: Compare  # ids that broadcast -> separated, maybe separated
+    name: Callable[[int], str]  # of an id
+
+    def matrix(self, classes: NDArray[Any]) -> tuple[Bools, Bools, tuple[str, ...]]:
+        """Separated and maybe, (n, n), between some classes, and what to call these.
+
+        Two classes are separated if every two of their ids are.
+        """
+        chosen = [self.sets[k] for k in classes.tolist()]
+        ids = np.array([i for found in chosen for i in found], np.int64)
+        starts = np.cumsum([0, *map(len, chosen)])[:-1]
+        says = tuple(", ".join(map(self.name, found)) for found in chosen)
+        separated, maybe = self.compare(ids[:, None], ids[None, :])
+        if len(ids) > len(chosen):
+            separated, maybe = (_every(one, starts) for one in (separated, maybe))
+        return separated, maybe, says
+
+
+def _every(pairs: Bools, starts: NDArray[Any]) -> Bools:
+    rows = np.logical_and.reduceat(pairs, starts, axis=0)
+    out: Bools = np.logical_and.reduceat(rows, starts, axis=1)
+    return out
 
 
 def add_layers(parts: Parts, snap: Snapshot, named: Roles) -> None:
@@ -68,80 +91,46 @@ def add_layers(parts: Parts, snap: Snapshot, named: Roles) -> None:
 
 
 def _add(parts: Parts, layer: str, fact: Fact, source: str) -> None:
-    parts.layers[layer] = {
-        "value": fact.of,
-        "separated": fact.separated,
-        "maybe": fact.maybe,
-        "says": fact.says,
-        "source": source,
-    }
+    parts.layers[layer] = {"value": fact.of, "matrix": fact.matrix, "source": source}
 
 
 # -- facts out of values
 
 
+def _differ(a: Ints, b: Ints) -> tuple[Bools, Bools]:
+    """Equal is shared, different is separated, -1 is not known."""
+    unknown = (a == -1) | (b == -1)
+    return (a != b) & ~unknown, (a != b) | unknown
+
+
+def _classes(
+    values: NDArray[Any],
+    more: Mapping[int, set[int]],
+    compare: Compare,
+    name: Callable[[int], str],
+) -> Fact:
+    """Put processes with equal ids into one class; the kernel, row 0, into one of its own.
+
+    *values* is one id a process, *more* further ones by process row.
+    """
+    distinct, of = np.unique(np.asarray(values, np.int64), return_inverse=True)
+    sets: list[tuple[int, ...]] = [(v,) for v in distinct.tolist()]
+    of = of.reshape(-1)
+    number: dict[tuple[int, ...], int] = {}
+    for p, found in more.items():
+        ids = tuple(sorted({*sets[of[p]], *found}))
+        if len(ids) > 1:
+            of[p] = number.setdefault(ids, len(sets) + len(number))
+    sets += [*number, (-1,)]
+    return Fact(np.concatenate([[len(sets) - 1], of]).astype(np.int32), sets, compare, name)
+
+
 def _by_value(
     values: Sequence[int] | NDArray[Any],
     names: Mapping[int, str],
-    more: Mapping[int, Iterable[int]] | None = None,
+    more: Mapping[int, set[int]] | None = None,
 ) -> Fact:
-    """Equal is shared, different is separated, -1 is not known.
-
-    Parameters
-    ----------
-    values
-        (P,) one value a process.
-    names
-        What each value is called.
-    more
-        By process row, the values that it has beside that one.
-
-    """
-    values = np.asarray(values, np.int64)
-    more = more or {}
-    extra = {v for found in more.values() for v in found}
-    distinct = np.array(sorted({-1, *np.unique(values).tolist(), *extra}), np.int64)
-    known = distinct != -1
-    differ = ~np.eye(len(distinct), dtype=bool) & known[:, None] & known[None, :]
-    says = tuple(names.get(v, str(v)) if v != -1 else "not known" for v in distinct.tolist())
-    one = Fact(
-        np.searchsorted(distinct, values).astype(np.int32),
-        differ,
-        differ | ~(known[:, None] & known[None, :]),
-        says,
-    )
-    sets = {p: np.searchsorted(distinct, sorted(set(found))) for p, found in more.items()}
-    return _with_kernel(_folded(one, {p: set(s.tolist()) for p, s in sets.items()}))
-
-
-def _folded(fact: Fact, more: Mapping[int, set[int]]) -> Fact:
-    """Give processes that are in several classes a class for that set: all pairs decide."""
-    of = fact.of.copy()
-    number: dict[frozenset[int], int] = {}
-    for p, classes in more.items():
-        key = frozenset({int(of[p]), *classes})
-        if len(key) > 1:
-            of[p] = number.setdefault(key, len(fact.says) + len(number))
-    if not number:
-        return fact
-    sets = [sorted(key) for key in number]
-
-    def extended(one: Bools) -> Bools:
-        rows: Bools = np.vstack([one, *(one[s].all(axis=0, keepdims=True) for s in sets)])
-        return np.hstack([rows, *(rows[:, s].all(axis=1, keepdims=True) for s in sets)])
-
-    says = tuple(", ".join(fact.says[k] for k in s) for s in sets)
-    return Fact(of, extended(fact.separated), extended(fact.maybe), fact.says + says)
-
-
-def _with_kernel(fact: Fact) -> Fact:
-    """Put PD row 0 before the processes: it is asked for nowhere, and not known here."""
-    size = len(fact.says)
-    separated = np.zeros((size + 1, size + 1), bool)
-    maybe = np.ones((size + 1, size + 1), bool)
-    separated[:size, :size], maybe[:size, :size] = fact.separated, fact.maybe
-    of = np.concatenate([[size], fact.of]).astype(np.int32)
-    return Fact(of, separated, maybe, (*fact.says, "the kernel"))
+    return _classes(np.asarray(values), more or {}, _differ, {-1: "not known", **names}.__getitem__)
 
 
 def _by_thread(snap: Snapshot, column: str) -> dict[int, set[int]]:
@@ -149,7 +138,8 @@ def _by_thread(snap: Snapshot, column: str) -> dict[int, set[int]]:
     found: dict[int, set[int]] = {}
     values = snap[f"thread_{column}"].tolist()
     for p, value in zip(snap["thread_process"].tolist(), values, strict=True):
-        found.setdefault(p, set()).add(value)
+        if p >= 0:
+            found.setdefault(p, set()).add(value)
     return found
 
 
@@ -161,7 +151,7 @@ def _namespace(snap: Snapshot, kind: str) -> Fact:
     inodes = snap["namespace_inode"][rows].tolist()
     names = {r: f"{kind.upper()}_SPACE_{n}" for r, n in zip(rows.tolist(), inodes, strict=True)}
     own = np.maximum(snap[f"process_ns_{kind}"].astype(np.int64), -1)
-    more = _by_thread(snap, f"ns_{kind}") if kind in ("mnt", "user", "net") else {}
+    more = _by_thread(snap, f"ns_{kind}") if f"thread_ns_{kind}" in COLUMNS else {}
     return _by_value(own, names, {p: {max(v, -1) for v in found} for p, found in more.items()})
 
 
@@ -172,19 +162,24 @@ def _cgroup(snap: Snapshot) -> Fact:
     is separated, whatever could be read of it.
     """
     places, names = charged(snap)
-    texts = snap["process_cgroup"].astype(np.int64)[:, None]
-    distinct, of = np.unique(np.hstack([places, texts]), axis=0, return_inverse=True)
-    separated = np.zeros((len(distinct),) * 2, bool)
-    maybe = separated.copy()
-    for k in range(len(KINDS)):
-        a = distinct[:, k]
-        both = (a[:, None] >= 0) & (a[None, :] >= 0)
-        separated |= both & (a[:, None] != a[None, :])
-        maybe |= ~both
-    one = np.flatnonzero(distinct[:, -1] >= 0)
-    maybe[one, one] = False
-    says = tuple(_places(row, names, snap) for row in distinct.tolist())
-    return _with_kernel(Fact(of.reshape(-1).astype(np.int32), separated, maybe | separated, says))
+    texts = np.where((places >= 0).all(axis=1), -2, snap["process_cgroup"].astype(np.int64))
+    distinct, of = np.unique(np.hstack([places, texts[:, None]]), axis=0, return_inverse=True)
+    unknown = np.full((1, len(KINDS) + 1), -1, np.int64)
+    distinct = np.vstack([distinct, unknown])  # id -1, by its place
+
+    def compare(a: Ints, b: Ints) -> tuple[Bools, Bools]:
+        shape = np.broadcast_shapes(a.shape, b.shape)
+        separated, maybe = np.zeros(shape, bool), np.zeros(shape, bool)
+        for k in range(len(KINDS)):
+            mine, its = distinct[a, k], distinct[b, k]
+            known = (mine >= 0) & (its >= 0)
+            separated |= known & (mine != its)
+            maybe |= ~known
+        return separated, separated | (maybe & ((a != b) | (distinct[a, -1] == -1)))
+
+    return _classes(
+        of.reshape(-1), {}, compare, lambda i: _places(distinct[i].tolist(), names, snap)
+    )
 
 
 def _places(row: list[int], names: Mapping[int, str], snap: Snapshot) -> str:
@@ -246,28 +241,31 @@ def _seccomp(snap: Snapshot) -> Fact:
     What a filter lets through is not in /proc: two filters may be one and the same.
     """
     says = ("no filter", "strict mode", "a filter", "not known")
-    separated = np.zeros((4, 4), bool)
-    separated[0, 1:3] = separated[1:3, 0] = True
-    maybe = separated.copy()
-    maybe[3, :] = maybe[:, 3] = True
-    maybe[1:3, 1:3] = True
-    maybe[1, 1] = False
 
-    def mode(values: NDArray[Any]) -> NDArray[np.int32]:
-        values = values.astype(np.int32)
-        return np.where((values < 0) | (values > 2), 3, values).astype(np.int32)
+    def compare(a: Ints, b: Ints) -> tuple[Bools, Bools]:
+        known = (a >= 0) & (b >= 0)
+        separated = known & ((a == 0) != (b == 0))
+        return separated, separated | ~known | ((a > 0) & (b > 0) & ((a != 1) | (b != 1)))
 
-    own = Fact(mode(snap["process_seccomp"]), separated, maybe, says)
-    more: dict[int, set[int]] = {}
-    threads = mode(snap["thread_seccomp"]).tolist()
-    for p, value in zip(snap["thread_process"].tolist(), threads, strict=True):
-        more.setdefault(p, set()).add(value)
-    return _with_kernel(_folded(own, more))
+    def mode(values: NDArray[Any]) -> Ints:
+        return np.where(values > 2, -1, values).astype(np.int64)
+
+    more = {
+        p: {v if v <= 2 else -1 for v in found} for p, found in _by_thread(snap, "seccomp").items()
+    }
+    return _classes(mode(snap["process_seccomp"]), more, compare, says.__getitem__)
 
 
 def _rootfs(snap: Snapshot) -> Fact:
     """Separated by different root directories, whatever else their mount namespaces show."""
-    pairs = np.stack([snap["process_root_dev"], snap["process_root_inode"]], axis=1)
+    n = snap.n_processes
+    pairs = np.stack(
+        [
+            np.concatenate([snap[f"process_{name}"], snap[f"thread_{name}"]])
+            for name in ("root_dev", "root_inode")
+        ],
+        axis=1,
+    )
     distinct, of = np.unique(pairs, axis=0, return_inverse=True)
     names = {}
     values = np.arange(len(distinct))
@@ -275,7 +273,12 @@ def _rootfs(snap: Snapshot) -> Fact:
         names[k] = f"root directory {inode} of device {dev >> 8 & 0xFFF:x}:{dev & 0xFF:x}"
         if not inode:
             values[k] = -1
-    return _by_value(values[of.reshape(-1)], names)
+    own = values[of.reshape(-1)]
+    more: dict[int, set[int]] = {}
+    for p, value in zip(snap["thread_process"].tolist(), own[n:].tolist(), strict=True):
+        if p >= 0:
+            more.setdefault(p, set()).add(value)
+    return _by_value(own[:n], names, more)
 
 
 def _vm(snap: Snapshot, named: Roles) -> Fact:

@@ -1,20 +1,19 @@
 """MOUNT: the subtrees of filesystems that processes could reach through what they see mounted.
 
 Nothing of this was observed to be used: every edge is POTENTIAL. One node is one subtree of one
-superblock that somebody sees as a mount. A process that sees the subtree, or one above it, holds
-it; so that two processes share where what one sees lies within what the other sees.
+superblock that somebody sees as a mount. A process that sees the subtree, or one above it,
+reaches it; so that two processes share where what one sees lies within what the other sees.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from osmosis.graph.graph import ALL, ANY, POTENTIAL, Edge, Edges, Kind, R, X
+from osmosis.graph.graph import ALL, ANY, POTENTIAL, Edge, Edges, Kind, R, W, X
 from osmosis.graph.names import Block
 from osmosis.relations.memory import device_names, ranges
 from osmosis.relations.parts import Parts
@@ -59,18 +58,21 @@ DELETED = b"//deleted"
 NO_OWNER = 0xFFFF_FFFF
 
 Subtree = tuple[int, bytes]  # (s_dev, root)
+Key = tuple[int, tuple[bytes, ...]]  # the same, by names
 
 
 def add_mounts(parts: Parts, snap: Snapshot) -> None:
     """Add MOUNT resources and who could reach them.
 
-    PD row of process p is p + 1. O(mounts of all trees + processes x subtrees they see).
+    PD row of process p is p + 1. O(processes + mounts of all trees + subtrees seen by each class
+    of processes).
     """
     seen = [(tree, row, covered) for tree, row, covered in _shown(snap)]
     dev, root = snap["mount_dev"], snap["mount_root"]
     subtree = {row: (int(dev[row]), snap.bytes(root[row])) for _, row, _ in seen}
-    listed = sorted(set(subtree.values()), key=lambda s: (s[0], _ordered(s[1])))
+    listed = sorted(set(subtree.values()), key=_key)
     number = {s: i for i, s in enumerate(listed)}
+    keys = [_key(s) for s in listed]
 
     def note(i: int) -> Mapping[str, Any]:
         return {"path": listed[i][1].decode("utf-8", "surrogateescape")}
@@ -84,13 +86,22 @@ def add_mounts(parts: Parts, snap: Snapshot) -> None:
     )
     reached: list[tuple[int, int, int, int]] = []
     for tree, row, covered in seen:
-        for s in _within(listed, subtree[row], covered):
-            exact = row if s == subtree[row] else -1
-            reached.append((tree, number[s], row, exact))
+        mine = number[subtree[row]]
+        reached += [
+            (tree, other, row, row if other == mine else -1)
+            for other in _within(keys, mine, covered)
+        ]
     table = np.array(reached, np.int64).reshape(-1, 4)
     _add_reach(parts, snap, table, first)
     _add_spaces(parts, listed, first)
     _add_unknown(parts, snap, first, len(listed))
+
+
+def _key(subtree: Subtree) -> Key:
+    """Sort by device and path; a root that was deleted has a last name of its own."""
+    dev, root = subtree
+    path = _ordered(root.removesuffix(DELETED))
+    return (dev, (*path, DELETED) if root.endswith(DELETED) else path)
 
 
 def _ordered(path: bytes) -> tuple[bytes, ...]:
@@ -168,70 +179,109 @@ class _Tree:
         )
 
 
-def _within(listed: list[Subtree], whole: Subtree, covered: list[bytes]) -> Iterator[Subtree]:
-    """Yield the subtrees of *listed* at or below *whole* that no mount covers."""
-    dev, root = whole
-    yield whole
-    if root.endswith(DELETED):
+def _within(keys: list[Key], at: int, covered: list[bytes]) -> Iterator[int]:
+    """Yield the rows of the subtrees in *keys* at or below row *at* that no mount covers.
+
+    *keys* are sorted: what is below a subtree follows it.
+    """
+    dev, start = keys[at]
+    yield at
+    if start and start[-1] == DELETED:
         return
-    start = _ordered(root)
     hidden = {_ordered(path) for path in covered}
-    at = bisect_left(listed, (dev, start), key=lambda s: (s[0], _ordered(s[1])))
-    for other in listed[at:]:
-        path = _ordered(other[1])
-        if other[0] != dev or path[: len(start)] != start:
+    for row in range(at + 1, len(keys)):
+        other, path = keys[row]
+        if other != dev or path[: len(start)] != start:
             return
-        if other == whole or other[1].endswith(DELETED):
+        if path[-1] == DELETED:
             continue
-        if any(path[:n] in hidden for n in range(len(start) + 1, len(path) + 1)):
-            continue
-        yield other
+        if not any(path[:n] in hidden for n in range(len(start) + 1, len(path) + 1)):
+            yield row
 
 
 def _add_reach(parts: Parts, snap: Snapshot, table: NDArray[np.int64], first: int) -> None:
-    """HOLD edges: certain for those whom permissions do not stop, or whom they plainly allow."""
+    """HOLD and MAP edges: certain for those whom permissions do not stop, or plainly allow.
+
+    Processes of one tree with one answer to every question about permissions are a class, and
+    hold one MOUNT, their file tree, that maps the subtrees in it: not processes x subtrees.
+    """
     member, tree = snap["treemember_process"], snap["treemember_tree"]
-    by_tree = np.argsort(table[:, 0], kind="stable")
-    table = table[by_tree]
-    low = np.searchsorted(table[:, 0], tree, "left")
-    n = np.searchsorted(table[:, 0], tree, "right") - low
-    process = np.repeat(member, n).astype(np.int64)
-    at = np.repeat(low, n) + ranges(n)
-    mount, exact = table[at, 2], table[at, 3]
-    may = np.where(snap["mount_read_only"][mount] == 0, ALL, ANY | R | X).astype(np.uint8)
-    kinds = np.unique(snap["mount_kind"])
-    served = kinds[[_is_served(snap.text(row)) for row in kinds.tolist()]]
-    local = ~np.isin(snap["mount_kind"][mount], served)
+    seen = np.isin(tree, table[:, 0])
+    member, tree = member[seen].astype(np.int64), tree[seen].astype(np.int64)
+    if not len(member):
+        return
     user = snap["process_ns_user"]
     initial = (user >= 0) & (np.append(snap["namespace_parent"], 0)[user] == -1)
     override = (snap["process_cap_eff"] >> np.uint64(CAP_DAC_OVERRIDE)) & np.uint64(1) == 1
-    strong = (initial & override)[process] & local
-    sure = np.where(strong, may, 0)
-    plain = np.flatnonzero(~strong & local & (exact >= 0))
-    sure[plain] = may[plain] & _by_mode(snap, process[plain], exact[plain])
-    key = process * (len(table) + parts.n_nodes) + table[at, 1]
+    strong = (initial & override)[member]
+    owner = np.where(strong, -1, snap["process_fsuid"][member].astype(np.int64))
+    classes, of_class = np.unique(np.stack([tree, owner]), axis=1, return_inverse=True)
+    of_class = of_class.reshape(-1)
+    table = table[np.argsort(table[:, 0], kind="stable")]
+    low = np.searchsorted(table[:, 0], classes[0], "left")
+    n = np.searchsorted(table[:, 0], classes[0], "right") - low
+    group = np.repeat(np.arange(len(n)), n)
+    at = np.repeat(low, n) + ranges(n)
+    sure, may = _masks(snap, table[at, 2], table[at, 3], classes[1][group])
+    key = group * parts.n_nodes + table[at, 1]
     order = np.argsort(key, kind="stable")
-    key, sure, may = key[order], sure[order].astype(np.uint8), may[order]
-    if not len(key):
-        return
+    key, sure, may = key[order], sure[order], may[order]
     starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
     sure, may = np.bitwise_or.reduceat(sure, starts), np.bitwise_or.reduceat(may, starts)
-    process, node = process[order][starts], table[at, 1][order][starts]
+    group, node = group[order][starts], table[at, 1][order][starts]
+    # What a class may do somewhere: its masks are within one another, so one mount has it all.
+    begins = np.searchsorted(group, np.arange(len(n)))
+    held, held_may = np.bitwise_or.reduceat(sure, begins), np.bitwise_or.reduceat(may, begins)
+
+    def note(i: int) -> Mapping[str, Any]:
+        reader = snap["tree_process"][classes[0][i]]
+        return {"path": snap.text(snap["process_root"][reader])} if reader >= 0 else {}
+
+    numbers = np.arange(1, len(n) + 1)
+    view = parts.nodes(Kind.RESOURCE, "MOUNT", Block("MOUNT_tree_{}", (numbers,)), note=note)
     rule = parts.rule(
         "what is mounted where a process can walk to, it could open",
         "/proc/pid/mountinfo, /proc/pid/root",
     )
     parts.edges.append(
         Edges.of(
-            process + 1,
-            node + first,
+            member + 1,
+            of_class + view,
             Edge.HOLD,
-            perm=sure,
-            maybe=may,
+            perm=held[of_class],
+            maybe=held_may[of_class],
             flags=POTENTIAL,
             rule=rule,
         )
     )
+    parts.edges.append(
+        Edges.of(
+            group + view, node + first, Edge.MAP, perm=sure, maybe=may, flags=POTENTIAL, rule=rule
+        )
+    )
+
+
+def _masks(
+    snap: Snapshot, mount: NDArray[np.int64], exact: NDArray[np.int64], owner: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """What a class may do in a subtree, for certain and possibly.
+
+    Parameters
+    ----------
+    mount, exact
+        (K,) the mount through which it is seen, and the same if that is its root, else -1.
+    owner
+        (K,) -1 for those whom permissions do not stop, else their fsuid.
+
+    """
+    may = np.where(snap["mount_read_only"][mount] == 0, ALL, ANY | R | X).astype(np.uint8)
+    kinds = np.unique(snap["mount_kind"])
+    served = kinds[[_is_served(snap.text(row)) for row in kinds.tolist()]]
+    local = ~np.isin(snap["mount_kind"][mount], served)
+    sure = np.where((owner < 0) & local, may, 0).astype(np.uint8)
+    plain = np.flatnonzero((owner >= 0) & local & (exact >= 0))
+    sure[plain] = may[plain] & _by_mode(snap, owner[plain], exact[plain])
+    return sure, may
 
 
 def _is_served(kind: str) -> bool:
@@ -239,7 +289,7 @@ def _is_served(kind: str) -> bool:
 
 
 def _by_mode(
-    snap: Snapshot, process: NDArray[np.int64], mount: NDArray[np.int64]
+    snap: Snapshot, fsuid: NDArray[np.int64], mount: NDArray[np.int64]
 ) -> NDArray[np.uint8]:
     """What the mode of a mount's root grants for certain to a process without privilege.
 
@@ -247,15 +297,16 @@ def _by_mode(
     not ask which it is. Nothing if not everybody may walk there, or the mount maps ids.
     """
     mode = snap["mount_mode"][mount]
-    owner = snap["mount_uid"][mount] == snap["process_fsuid"][process]
+    owner = snap["mount_uid"][mount] == fsuid
     bits = np.where(owner, mode >> 6, mode & mode >> 3) & 7
     searchable = ((mode & 0o170000) != DIRECTORY) | (bits & 1 == 1)
     options = snap["mount_options"][mount]
     mapped = [row for row in np.unique(options).tolist() if _maps_ids(snap.bytes(row))]
     told = (snap["mount_reach"][mount] == 1) & (snap["mount_uid"][mount] != NO_OWNER)
     granted = searchable & told & ~np.isin(options, mapped)
-    # R 4, W 2, X 1, as in a mode.
-    out: NDArray[np.uint8] = np.where(granted & (bits != 0), ANY | bits, 0).astype(np.uint8)
+    # R, or R and W: of two such masks one has the letters of both. X is left undecided.
+    mask = ANY | np.where(bits & W != 0, R | W, R)
+    out: NDArray[np.uint8] = np.where(granted & (bits & R != 0), mask, 0).astype(np.uint8)
     return out
 
 

@@ -12,7 +12,7 @@ from osmosis.snapshot import Snapshot
 
 __all__ = ["add_namespaces"]
 
-THREADS = ("mnt", "net", "user")  # kinds that are read of each thread
+THREADS = ("cgroup", "ipc", "mnt", "net", "user", "uts")  # kinds that are read of each thread
 
 
 def add_namespaces(parts: Parts, snap: Snapshot) -> None:
@@ -44,7 +44,8 @@ def add_namespaces(parts: Parts, snap: Snapshot) -> None:
         )
         unseen = of < 0
         if name in THREADS:
-            process, its = snap["thread_process"], snap[f"thread_ns_{name}"]
+            mine = np.flatnonzero(snap["thread_process"] >= 0)
+            process, its = snap["thread_process"][mine], snap[f"thread_ns_{name}"][mine]
             unseen[process[its < 0]] = True
             other = (its >= 0) & (its != of[process])
             holds = np.unique(np.stack([process[other] + 1, node[its[other]]]), axis=1)

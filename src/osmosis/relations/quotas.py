@@ -62,22 +62,28 @@ class _Quotas:
     status: list[int]
     limit: list[str | None]  # None: not known
     chains: dict[int, list[list[Node]]]  # text -> the chain of each hierarchy
+    members: dict[int, NDArray[np.intp]]  # text -> processes
 
     @classmethod
     def of(cls, snap: Snapshot) -> _Quotas:
         names, paths = snap.texts("quota_hierarchy"), snap.texts("quota_path")
         keys = zip(names, paths, snap["quota_kind"].tolist(), strict=True)
-        chains = {}
-        for text in np.unique(snap["process_cgroup"]).tolist():
+        chains, members = {}, {}
+        of = snap["process_cgroup"]
+        distinct, counts = np.unique(of, return_counts=True)
+        parts = np.split(np.argsort(of, kind="stable"), np.cumsum(counts)[:-1])
+        for text, rows in zip(distinct.tolist(), parts, strict=True) if len(of) else ():
             if text >= 0:
                 found = hierarchies(snap.text(text)).items()
                 chains[text] = [[(name, p) for p in chain(path)] for name, path in found]
+                members[text] = rows
         limits = zip(snap.texts("quota_limit"), snap["quota_limit"].tolist(), strict=True)
         return cls(
             {key: i for i, key in enumerate(keys)},
             snap["quota_status"].tolist(),
             [said if row >= 0 else None for said, row in limits],
             chains,
+            members,
         )
 
     def along(self, text: int, kind: int) -> list[int]:
@@ -110,16 +116,18 @@ def add_quotas(parts: Parts, snap: Snapshot) -> None:
         parts.edges.append(
             Edges.of(np.zeros(len(spaces)), spaces, Edge.HOLD, flags=SERVER, rule=serves)
         )
-        up = set()
+        up, held, sizes = set(), [], []
+        holders: list[NDArray[np.intp]] = [np.empty(0, np.intp)]
         for text in quotas.chains:
             on_the_way = [r for r in quotas.along(text, kind) if r in node]
             up |= set(zip(on_the_way[1:], on_the_way[:-1], strict=True))
-            holders = np.flatnonzero(texts == text) + 1
             for r in on_the_way:
-                sure = ALL if quotas.limit[r] is not None else 0
-                parts.edges.append(
-                    Edges.of(holders, node[r], Edge.HOLD, perm=sure, maybe=ALL, rule=member)
-                )
+                held.append((node[r], ALL if quotas.limit[r] is not None else 0))
+                holders.append(quotas.members[text])
+                sizes.append(len(quotas.members[text]))
+        spaces, sure = np.repeat(np.array(held, np.int64).reshape(-1, 2), sizes, axis=0).T
+        src = np.concatenate(holders) + 1
+        parts.edges.append(Edges.of(src, spaces, Edge.HOLD, perm=sure, maybe=ALL, rule=member))
         pairs = sorted((node[low], node[high]) for low, high in up)
         child, parent = zip(*pairs, strict=True) if pairs else ((), ())
         parts.edges.append(Edges.of(child, parent, Edge.SUBSET, rule=within))
@@ -148,7 +156,7 @@ def _add_processors(parts: Parts, snap: Snapshot, *, asked: bool) -> None:
     """Processors, held by those alone that are kept off others: W or R would say nothing."""
     number, numa = snap["processor_number"], snap["processor_node"]
     first = parts.nodes(Kind.RESOURCE, "CPU", Block("CPU_{}", (number,)))
-    held = np.flatnonzero(snap["affinity_processor"] >= 0)
+    held = np.flatnonzero((snap["affinity_processor"] >= 0) & (snap["affinity_process"] >= 0))
     kept = parts.rule(
         "a process whose threads are all kept off some processors runs on these",
         "/proc/pid/status: Cpus_allowed_list",
@@ -178,6 +186,7 @@ def _add_processors(parts: Parts, snap: Snapshot, *, asked: bool) -> None:
         )
     )
     unread = snap["affinity_process"][snap["affinity_processor"] < 0]
+    unread = unread[unread >= 0]
     if not len(number) and asked:
         unread = np.arange(snap.n_processes)
     parts.unseen_by("CPU", unread + 1, ANY)
@@ -201,7 +210,7 @@ def charged(snap: Snapshot) -> tuple[NDArray[np.int64], dict[int, str]]:
     out = np.full((len(texts), len(KINDS)), -1, np.int64)
     paths = snap.texts("quota_path")
     for text in quotas.chains:
-        at = texts == text
+        at = quotas.members[text]
         for kind, name in enumerate(KINDS) if quotas.rows else ():
             rows = [r for r in quotas.along(text, kind) if quotas.status[r] != Status.HIDDEN]
             if any(quotas.status[r] not in _LOOKED for r in rows[-1:]):

@@ -122,8 +122,8 @@ def _named_spaces(snap: Snapshot, process: int) -> set[int]:
 def _add_fuse(parts: Parts, snap: Snapshot) -> None:
     """Who holds files of a FUSE superblock asks the process that answers for it.
 
-    Where the kernel does not tell which connection a descriptor is of (before fdinfo had
-    fuse_connection), each may be of any FUSE superblock.
+    Where the kernel does not tell which connection a descriptor is of (no fuse_connection
+    in fdinfo), each may be of any FUSE superblock.
     """
     rule = parts.rule(
         "a FUSE server answers every access to the files of its superblock",
@@ -196,14 +196,18 @@ def _add_keepers(parts: Parts, snap: Snapshot) -> None:
     ppid = snap["process_ppid"].tolist()
     spaces = [snap[f"process_ns_{kind}"] for kind in ("pid", "mnt")]
     pairs: set[tuple[int, int]] = set()
-    wanted = set(zip(snap["fd_process"][mine].tolist(), snap["fd_open"][mine].tolist(), strict=True))
+    wanted = set(
+        zip(snap["fd_process"][mine].tolist(), snap["fd_open"][mine].tolist(), strict=True)
+    )
     for process, row in sorted(wanted):
         above = process
         for _ in range(GENERATIONS):
             above = row_of.get(ppid[above], -1)
             if above < 0 or above == process:
                 break
-            apart = any(s[above] >= 0 and s[process] >= 0 and s[above] != s[process] for s in spaces)
+            apart = any(
+                s[above] >= 0 and s[process] >= 0 and s[above] != s[process] for s in spaces
+            )
             if apart and (above, row) in held:
                 pairs.add((process, above))
                 break

@@ -6,8 +6,6 @@ it. Where nothing tells which end asked first, each may be the one.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -77,7 +75,8 @@ class _Asks:
         self._listeners(paired[server])
         # Both or neither: either may have asked. Ends of a socketpair have no names, and ask not.
         unclear = made[paired] == made[other]
-        unclear &= ~is_unix[paired] | (made[paired] & made[other])
+        both_named = named[paired] & named[other] & stream[paired]
+        unclear &= ~is_unix[paired] | (made[paired] & made[other]) | both_named
         unclear &= paired != other
         self.ask(Pairs(other[unclear], paired[unclear], np.zeros(int(unclear.sum()), bool)))
         maybe = ends.possible

@@ -198,7 +198,8 @@ def _accepted_unix(snap: Snapshot) -> tuple[I64, I64, Any]:
 def _is_inet(snap: Snapshot) -> Mask:
     family = snap["socket_family"]
     is_inet: Mask = (family == INET) | (family == INET6) | (family == VSOCK)
-    return is_inet & (snap["socket_status"] == Status.READ)
+    is_inet &= snap["socket_status"] == Status.READ
+    return is_inet
 
 
 def _inet_ends(snap: Snapshot) -> I64:
@@ -233,7 +234,8 @@ def _is_local(snap: Snapshot, space: NDArray[Any], hi: Any, lo: Any) -> Mask:
     mine, asked = _number(
         [snap["address_space"], snap["address_hi"], snap["address_lo"]], [space, hi, lo]
     )
-    return np.isin(asked, mine) | _loopback(hi, lo)
+    out: Mask = np.isin(asked, mine) | _loopback(hi, lo)
+    return out
 
 
 def _pair_inet(snap: Snapshot, partner: I64, rows: I64) -> list[tuple[Any, Any, Any]]:
@@ -249,9 +251,7 @@ def _pair_inet(snap: Snapshot, partner: I64, rows: I64) -> list[tuple[Any, Any, 
     hi, lo = (snap[f"socket_remote_{part}"][rows] for part in ("hi", "lo"))
     out = np.flatnonzero(free & ~_is_local(snap, space, hi, lo))
     left = rows[out]
-    here, there = _number(
-        _tuple(snap, left, turned=False), _tuple(snap, left, turned=True)
-    )
+    here, there = _number(_tuple(snap, left, turned=False), _tuple(snap, left, turned=True))
     at, to = _match(here, there)
     apart = snap["socket_space"][left[at]] != snap["socket_space"][left[to]]
     possible.append(_settle(partner, left, at[apart], to[apart]))
@@ -261,12 +261,12 @@ def _pair_inet(snap: Snapshot, partner: I64, rows: I64) -> list[tuple[Any, Any, 
 
 
 def _settle(partner: I64, rows: I64, at: I64, to: I64) -> tuple[I64, I64, Any]:
-    """Write the pairs that are the only ones of both their ends; return the others, once each."""
+    """Write the pairs that are the only ones of both their ends; return the others, once each.
+
+    Each pair comes in both directions.
+    """
     n = len(rows)
     alone = (np.bincount(at, minlength=n)[at] == 1) & (np.bincount(to, minlength=n)[to] == 1)
-    back = np.zeros(n, bool)
-    back[at[alone]] = True
-    alone &= back[to]
     partner[rows[at[alone]]] = rows[to[alone]]
     rest = ~alone & (at < to)
     return rows[at[rest]], rows[to[rest]], False

@@ -100,7 +100,7 @@ def _note(snap: Snapshot, ends: Ends, row: int) -> Mapping[str, Any]:
         "remote": _name(snap, other, "local") if other >= 0 else _name(snap, row, "remote"),
     }
     if snap["socket_status"][row] != Status.READ:
-        told |= {"state": "unknown"}
+        told["state"] = "unbound" if snap["socket_status"][row] == Status.SKIPPED else "unknown"
     return {key: text for key, text in told.items() if text}
 
 
@@ -225,7 +225,7 @@ def _add_network(parts: Parts, snap: Snapshot, ends: Ends, node: I64) -> None:
 
 
 def _add_unseen(parts: Parts, snap: Snapshot, ends: Ends) -> None:
-    """Processes whose descriptors were not read, and holders of sockets that nothing is known of."""
+    """Processes whose descriptors were not read, and holders of sockets that are not known."""
     status = np.full(snap.n_processes, Status.SKIPPED, np.uint8)
     if snap.host.get("sources") is None and not len(snap["fdtable_process"]):
         status[:] = Status.READ  # a snapshot that was made by hand
