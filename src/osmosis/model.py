@@ -543,10 +543,11 @@ class Model:
             types = tuple(sorted({*nodes.types, *nodes.unknown.types}))
         return Reason(names, verbs, types)
 
-    def explain(self, x: Any, y: Any) -> Witness:
+    def explain(self, x: Any, y: Any, **options: Any) -> Witness:
         """Return the witness of why y is in ``tcb(x)``: paths, permissions, rules, sources.
 
-        Of sets, of the first pair of members that has one; a member of x is in none of its answers.
+        *options* are those of `tcb`; with a depth the witness is the least chain of steps. Of
+        sets, of the first pair of members that has one; a member of x is in none of its answers.
 
         Raises
         ------
@@ -556,7 +557,7 @@ class Model:
         """
 
         def witness(i: int, j: int, member: bool) -> Witness:
-            found = _explain.explain(self._engine, i, j)
+            found = _explain.explain(self._engine, i, j, **options)
             return found if member or not found.state else replace(found, state=None)
 
         return _explain.best(witness(*pair) for pair in self._pairs(x, y))

@@ -287,3 +287,38 @@ def test_the_master_of_a_terminal_is_its_power(probe):
         elsewhere.stdout.close()
         holder.stop()
         os.close(master)
+
+
+def test_writing_cgroup_kill_ends_what_is_said(probe):
+    """Delegated to uid 1000: it cannot signal root's process, and ends it all the same."""
+    top = Path("/sys/fs/cgroup/unified")
+    top = top if top.exists() else Path("/sys/fs/cgroup")
+    if not (top / "cgroup.procs").exists():
+        pytest.skip("no cgroup v2 here")
+    place = top / f"control-effect-{os.getpid()}"
+    place.mkdir()
+    target, owner, other = actors = [
+        Actor("target", probe, ""),
+        Actor("owner", probe, f"{USER} exec"),
+        Actor("other", probe, f"{OTHER} exec"),
+    ]
+    try:
+        os.chown(place / "cgroup.kill", 1000, 1000)
+        (place / "cgroup.procs").write_text(str(target.pid))
+        start = start_of(target.pid)
+        table, row = model(*actors)
+        said = table.relation("cgroup-kill", effective=True)
+        kill = table.relation("kill", effective=True)
+
+        assert not kill[row[owner.pid], row[target.pid]]
+        assert said[row[owner.pid], row[target.pid]]
+        assert said.state(row[other.pid], row[target.pid]) is False
+        assert other.ask("write", 0, f"{place}/cgroup.kill=1") != 0
+        assert not dead(target.pid, start)
+        assert owner.ask("write", 0, f"{place}/cgroup.kill=1") == 0
+        assert eventually(lambda: dead(target.pid, start))
+    finally:
+        for actor in actors:
+            actor.stop()
+        assert eventually(lambda: not (place / "cgroup.procs").read_text())
+        place.rmdir()

@@ -138,3 +138,21 @@ def test_hostile_names_are_escaped():
     text = f"{m.explain(1, 2)} {m.tcb(2)!r} {m.pds[0]!r}"
     assert "\x1b" not in text
     assert "\n[2J" not in text
+
+
+def test_the_witness_of_transitive_power_is_the_chain():
+    # c may take over b, and b may kill a: c's power over a is in two steps.
+    found = model(
+        "b HOLD a verb=kill", "c HOLD b verb=trace-attach", "d HOLD b verb=kill",
+        pds=["a", "b", "c", "d"],
+    )  # fmt: skip
+    a, c, d = (found.pd(f"id:{name}") for name in "acd")
+
+    witness = found.explain(a, c, depth=None, through="power")
+
+    assert witness.state is True
+    assert [(s.source, s.target) for steps in witness.paths.values() for s in steps] == [
+        ("b", "a"), ("c", "b"),
+    ]  # fmt: skip
+    assert found.explain(a, c).state is False
+    assert found.explain(a, d, depth=None, through="power").state is False
