@@ -13,5 +13,8 @@ FASTPROC_DEBUG=1 FASTPROC_SANITIZE=address,undefined \
 asan=$(gcc -print-file-name=libasan.so)
 # The interpreter itself keeps memory until it exits: leaks are looked for by other tests.
 LD_PRELOAD="$asan" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-    PYTHONPATH="$work/src" "$venv/bin/python" -m pytest -q -p no:cacheprovider tests/unit -k "${SANITIZE_TESTS:-maps or pagemap or frames or procfs or memory_objects or reach}"
+    PYTHONPATH="$work/src" "$venv/bin/python" -m pytest -q -p no:cacheprovider \
+    tests/unit/test_maps.py tests/unit/test_pagemap.py tests/unit/test_frames.py \
+    tests/unit/test_procfs.py tests/unit/test_memory_objects.py tests/unit/test_reach.py \
+    tests/unit/test_fds.py tests/unit/test_sockdiag.py
 cd "$top"
