@@ -16,7 +16,8 @@ BUILT := $(VENV)/.built
 .PHONY: run test bench lint sanitize wheel clean system
 
 run: $(BUILT)
-	$(VENV)/bin/osmosis $(ARGS)
+	@# 3: answered, and something of this host could not be read; the output says what.
+	$(VENV)/bin/osmosis $(ARGS) || [ $$? = 3 ]
 
 test: $(BUILT) $(VENV)/.test
 	$(VENV)/bin/python -m pytest $(ARGS)
