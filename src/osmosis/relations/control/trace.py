@@ -45,14 +45,19 @@ def _refused(facts: Facts) -> NDArray[np.bool_]:
 
     So a policy stands in the way that /proc does not show; whom it stops else is not known.
     """
+    if "refused" in facts.kept:
+        known: NDArray[np.bool_] = facts.kept["refused"]
+        return known
     snap = facts.snapshot
     refused = np.zeros(facts.n, bool)
     able = int(snap.host.get("cap_eff") or "0", 16) >> CAP_SYS_PTRACE & 1
     if able and snap.host.get("user_ns") == INITIAL_USER:
-        sources = [snap.text(row) for row in snap["ledger_source"].tolist()]
-        denied = (snap["ledger_status"] == Status.DENIED) & np.isin(sources, ("ns", "memory"))
-        rows = snap["ledger_process"][denied]
-        refused[rows[rows >= 0]] = True
+        denied = np.flatnonzero(snap["ledger_status"] == Status.DENIED)
+        for row in denied.tolist():
+            process = int(snap["ledger_process"][row])
+            if process >= 0 and snap.text(snap["ledger_source"][row]) in ("ns", "memory"):
+                refused[process] = True
+    facts.kept["refused"] = refused
     return refused
 
 
