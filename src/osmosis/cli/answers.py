@@ -1,49 +1,23 @@
-"""What the commands share that answer with a set of PDs: options in, table or JSON out."""
+"""What the commands share that answer with a set of PDs: a table, or JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from osmosis.cli import coverage
-from osmosis.cli.describe import depth as steps
-from osmosis.cli.describe import name_of, pd_json, pick
+from osmosis.cli.describe import name_of, pd_json
 from osmosis.cli.exits import Code
-from osmosis.cli.options import listed
-from osmosis.cli.source import Source, open_source
+from osmosis.cli.source import Source
 from osmosis.cli.terminal import print_json, print_lines, print_table
 from osmosis.graph.pds import PD
 from osmosis.graph.sets import PDSet
 
-__all__ = ["boundary", "print_answer"]
+__all__ = ["print_answer"]
 
 Pages = Mapping[int, int]
-
-
-def boundary(
-    question: str,
-    selector: str,
-    *,
-    snapshot: Path | None,
-    by: str | None,
-    json: bool,
-    top: int | None,
-    options: dict[str, Any],
-) -> Code:
-    """Answer ``tcb`` or ``ib``: *options* are those of ``Model.tcb``, as the user typed them."""
-    options = {
-        **options,
-        "types": listed(options["types"]),
-        "verbs": listed(options["verbs"]),
-        "depth": steps(options["depth"]),
-    }
-    source = open_source(snapshot, by)
-    pd = pick(source.model, selector)
-    ask = source.model.tcb if question == "tcb" else source.model.impact_boundary
-    return print_answer(question, source, pd, ask(pd, **options), options, json=json, top=top)
 
 
 def print_answer(

@@ -1,62 +1,11 @@
 """``osmosis ib SEL``: whom it can affect."""
 
-from __future__ import annotations
-
-from osmosis.cli.answers import boundary
-from osmosis.cli.exits import Code, answering
-from osmosis.cli.options import (
-    Access,
-    All,
-    By,
-    Depth,
-    Json,
-    OwnAccess,
-    Potential,
-    Selector,
-    Services,
-    Snapshot,
-    Through,
-    Top,
-    Types,
-    Verbs,
-)
+from osmosis.cli.boundary import asking
 
 __all__ = ["ib"]
 
-
-@answering
-def ib(
-    selector: Selector,
-    snapshot: Snapshot = None,
-    json: Json = False,
-    by: By = None,
-    access: Access = "W",
-    own_access: OwnAccess = "ANY",
-    types: Types = None,
-    verbs: Verbs = None,
-    services: Services = False,
-    potential: Potential = False,
-    depth: Depth = "1",
-    through: Through = "any",
-    top: Top = 40,
-    all_: All = False,
-) -> Code:
-    """Show the Impact Boundary of SEL: whom it can affect, and by what."""
-    return boundary(
-        "ib",
-        selector,
-        snapshot=snapshot,
-        by=by,
-        json=json,
-        top=None if all_ else top,
-        options={
-            "access": access,
-            "own_access": own_access,
-            "types": types,
-            "verbs": verbs,
-            "services": services,
-            "potential": potential,
-            "depth": depth,
-            "through": through,
-        },
-    )
+ib = asking(
+    "ib",
+    lambda model: model.impact_boundary,
+    "Show the Impact Boundary of SEL: whom it can affect, and by what.",
+)
