@@ -8,9 +8,11 @@ pid, and die with their zygote in any case.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from benchmarks.peers.compiled import compiled
 PAGE = 4096
 MOST_BYTES = 12 << 30  # of memory, for a farm
 START_RATE = 400  # children a second
+FILES = 2000  # that are there to be opened, as farm.c has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Shape:
     segments: int = 32  # MAP_SHARED segments
     segment_pages: int = 64
     file_mib: int = 40  # of files to map
+    descriptors: int = 0  # that each child opens, about: files, pipes, sockets, eventfds ...
 
     @property
     def bytes(self) -> int:
@@ -48,7 +52,7 @@ class Shape:
         tables = (self.heap_pages + self.file_mib * 256) * 8
         reserve = 16 * 2 * PAGE if self.reserve_gib else 0
         each = (self.copies + self.own_pages) * PAGE + tables + reserve
-        each += self.small_vmas * 400 + 120_000
+        each += self.small_vmas * 400 + 120_000 + self.descriptors * 1500
         once = self.heap_pages * PAGE * self.zygotes + self.segments * self.segment_pages * PAGE
         return self.processes * each + once
 
@@ -86,6 +90,7 @@ class Farm:
         self.pids: list[int] = []
         self._zygotes: list[subprocess.Popen[bytes]] = []
         self._memfd = -1
+        self._directory: str | None = None
 
     def __enter__(self) -> Self:
         free = os.sysconf("SC_AVPHYS_PAGES") * PAGE
@@ -113,6 +118,9 @@ class Farm:
         self._memfd = os.memfd_create("farm")
         os.truncate(self._memfd, max(1, shape.segments * shape.segment_pages) * PAGE)
         files = _files(shape.file_mib)
+        self._directory = tempfile.mkdtemp(prefix="osmosis-farm-")
+        for number in range(FILES if shape.descriptors else 0):
+            Path(self._directory, str(number)).touch()
         for seed in range(shape.zygotes):
             numbers = (
                 shape.heap_pages,
@@ -125,9 +133,10 @@ class Farm:
                 self._memfd,
                 shape.segments,
                 shape.segment_pages,
+                shape.descriptors,
             )
             zygote = subprocess.Popen(
-                [program, *map(str, numbers), *files],
+                [program, *map(str, numbers), self._directory, *files],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=[self._memfd],
@@ -184,6 +193,9 @@ class Farm:
         if self._memfd >= 0:
             os.close(self._memfd)
             self._memfd = -1
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
 
 
 def _alive(pid: int) -> bool:

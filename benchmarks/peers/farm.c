@@ -6,7 +6,8 @@
  *
  * Arguments: heap pages, of them hot (the first ones, where copies happen), pages that a child
  * copies, pages of its own, small VMAs, GiB of reservation, seed, memfd of the shared segments,
- * number of segments, pages of a segment, then files to map.
+ * number of segments, pages of a segment, descriptors that a child opens, the directory of the
+ * files among them, then files to map.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -15,14 +16,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #define PAGE 4096L
 #define SMALL 4 /* pages of a small VMA */
+#define FIRST_FILE 13
+#define FILES 2000 /* in the directory of files to open */
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #endif
@@ -48,6 +54,32 @@ static char *area(size_t bytes, int extra)
 	return p;
 }
 
+/* About n descriptors as a server has them: of ten, three files, a directory or /dev/null, two
+ * ends of a pipe, two sockets of a pair, and an eventfd, epoll or timerfd. */
+static void open_descriptors(long n, const char *directory, long child)
+{
+	char name[4096];
+	int ends[2];
+	for (long i = 0; i < n / 10; i++) {
+		for (int k = 0; k < 3; k++) {
+			/* One of the three is open in all. */
+			long file = k ? child * 31 + i * 2 + k : i;
+			snprintf(name, sizeof name, "%s/%ld", directory, file % FILES);
+			open(name, k == 2 ? O_RDWR : O_RDONLY);
+		}
+		open(i & 1 ? "/dev/null" : directory, O_RDONLY);
+		open("/dev/null", O_RDWR);
+		if (pipe(ends) || socketpair(AF_UNIX, SOCK_STREAM, 0, ends))
+			_exit(1);
+		if (i % 3 == 0)
+			eventfd(0, 0);
+		else if (i % 3 == 1)
+			epoll_create1(0);
+		else
+			timerfd_create(CLOCK_MONOTONIC, 0);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	long heap_pages = atol(argv[1]), hot = atol(argv[2]), copies = atol(argv[3]);
@@ -55,6 +87,8 @@ int main(int argc, char **argv)
 	uint64_t seed = strtoull(argv[7], NULL, 10);
 	int fd = atoi(argv[8]);
 	long segments = atol(argv[9]), segment_pages = atol(argv[10]), forked = 0;
+	long descriptors = atol(argv[11]);
+	const char *directory = argv[12];
 	char *heap = area(heap_pages * PAGE, 0), *reserved = NULL;
 	char line[64];
 
@@ -70,7 +104,7 @@ int main(int argc, char **argv)
 	}
 	if (reserve)
 		reserved = area(reserve << 30, MAP_NORESERVE);
-	for (int i = 11; i < argc; i++) {
+	for (int i = FIRST_FILE; i < argc; i++) {
 		int file = open(argv[i], O_RDONLY | O_CLOEXEC);
 		struct stat facts;
 		if (file < 0 || fstat(file, &facts) || facts.st_size == 0)
@@ -112,7 +146,7 @@ int main(int argc, char **argv)
 				if (reserved)
 					for (int i = 0; i < 16; i++)
 						reserved[draw(reserve << 18) * PAGE] = 1;
-				for (int i = 11; i < argc; i++) {
+				for (int i = FIRST_FILE; i < argc; i++) {
 					int file = open(argv[i], O_RDONLY | O_CLOEXEC);
 					struct stat facts;
 					if (file < 0 || fstat(file, &facts) || facts.st_size == 0)
@@ -121,6 +155,7 @@ int main(int argc, char **argv)
 					madvise(p, facts.st_size, MADV_POPULATE_READ);
 					close(file);
 				}
+				open_descriptors(descriptors, directory, forked);
 				if (write(ready[1], "x", 1) != 1)
 					_exit(1);
 				close(ready[1]);

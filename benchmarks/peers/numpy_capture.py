@@ -22,8 +22,12 @@ PAGE = 4096
 
 
 def mapping_hash(pid: Any, start: Any) -> U64:
-    """64-bit hash of a mapping (SplitMix64's finalizer)."""
-    h = np.asarray(start, np.uint64) ^ (np.asarray(pid, np.uint64) << np.uint64(48))
+    """64-bit hash of a mapping."""
+    return mix(np.asarray(start, np.uint64) ^ (np.asarray(pid, np.uint64) << np.uint64(48)))
+
+
+def mix(h: U64) -> U64:
+    """64-bit hash of each (SplitMix64's finalizer)."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         h = (h ^ (h >> np.uint64(shift))) * np.uint64(factor)
     return np.asarray(h ^ (h >> np.uint64(31)), np.uint64)
