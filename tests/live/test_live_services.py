@@ -4,12 +4,12 @@ import os
 import shutil
 import socket
 import subprocess
-import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from children import child
+from programs import asks, running, until
 
 import osmosis
 
@@ -20,31 +20,6 @@ SOURCES = {"files", "mounts", "namespaces", "sockets"}
 
 def capture(*pids):
     return osmosis.capture(pids, sources=SOURCES).model()
-
-
-def asks(model, pid):
-    return set(model.services(model.pd(f"pid:{pid}")).pids.tolist()) - {0}
-
-
-def until(done, what):
-    end = time.monotonic() + 10
-    while not done():
-        assert time.monotonic() < end, f"{what} did not happen"
-        time.sleep(0.01)
-
-
-@contextmanager
-def running(*words, **options):
-    process = subprocess.Popen(words, **options)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(5)
 
 
 @pytest.fixture
