@@ -22,7 +22,8 @@ from osmosis.graph.pds import PD
 from osmosis.graph.relation import Relation
 from osmosis.graph.sets import Answer, Nodes, PDSet
 from osmosis.model import Model
-from osmosis.query.compare import Comparison, compare
+from osmosis.query.compare import compare
+from osmosis.query.comparison import Comparison
 from osmosis.query.diff import Difference, diff
 from osmosis.query.explain import Witness
 from osmosis.query.isolation import Isolation

@@ -74,6 +74,11 @@ class Model:
         return self._base
 
     @property
+    def engine(self) -> Engine:
+        """What the queries of this system keep between them."""
+        return self._engine
+
+    @property
     def coverage(self) -> Any:
         """What could not be read: the snapshot's ledger, or what a format counted."""
         return self._base.coverage

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -291,9 +292,50 @@ def test_compare(tmp_path):
     result = run("compare", certain(tmp_path), SYSTEM, "--subject", "comm:db")
     assert result.exit_code == 0
     assert "certain" in result.stdout
+    assert "certain -> db_and_app, IB: other left; it was in by memory (MO)" in result.stdout
     found = answer("compare", certain(tmp_path), SYSTEM, "--subject", "comm:db")
-    assert found["cases"]["certain"]["tcb"]["size"] == 2
-    assert run("compare", SYSTEM, "--subject", "comm:db").exit_code == 2
+    assert found["cases"]["certain"]["tcb"]["certain"] == 2
+    assert found["cases"]["certain"]["coverage"]["complete"]
+    assert run("compare", SYSTEM, "--subject", "comm:db").exit_code == 0
+
+
+def test_compare_says_who_by_layer_for_those_asked_for(tmp_path):
+    ask = ("compare", certain(tmp_path), "--subject", "comm:db", "--other", "comm:app")
+    result = run(*ask)
+    assert result.exit_code == 3  # this CSV says nothing of layers
+    assert "layers to comm:app" in result.stdout
+    assert re.search(r"^  mnt +\?$", result.stdout, re.M)
+    assert answer(*ask, code=3)["cases"]["certain"]["isolation"]["comm:app"]["layers"]["mnt"]
+
+
+def test_compare_of_a_file_that_lacks_the_subject(tmp_path):
+    ask = ("compare", certain(tmp_path), SYSTEM, "--subject", "comm:backup")
+    assert run(*ask).exit_code == 3
+    assert "certain: no PD matches comm:backup" in run(*ask).stdout
+    assert answer(*ask, code=3)["cases"]["certain"]["tcb"] is None
+    nowhere = run("compare", certain(tmp_path), SYSTEM, "--subject", "comm:bakcup")
+    assert nowhere.exit_code == 1
+    assert "comm:backup" in nowhere.stderr
+
+
+def test_compare_with_a_subject_for_one_file(tmp_path):
+    files = certain(tmp_path), SYSTEM
+    found = answer("compare", *files, "--subject", "comm:db", "--subject", "certain=comm:app")
+    assert [case["subject"] for case in found["cases"].values()] == [["PD_20"], ["PD_10"]]
+    assert run("compare", *files, "--subject", "certain=comm:app").exit_code == 2
+    assert run("compare", *files, "--subject", "comm:db", "--subject", "x=comm:app").exit_code == 2
+
+
+def test_compare_of_many_has_a_row_for_each(tmp_path):
+    files = [tmp_path / f"m{i}.csv" for i in range(6)]
+    for file in files:
+        file.write_bytes(certain(tmp_path).read_bytes())
+    lines = run("compare", *files, "--subject", "comm:db").stdout.splitlines()
+    assert [line.split()[:2] for line in lines[2:8]] == [[f"m{i}", "2"] for i in range(6)]
+    table = run("compare", *files, "--subject", "comm:db", "--format", "markdown").stdout
+    assert "| m5 | 2 |" in table
+    assert run("compare", *files, "--subject", "comm:db", "--format", "yaml").exit_code == 2
+    assert run("compare", files[0], files[0], "--subject", "comm:db").exit_code == 2
 
 
 def test_diff(tmp_path):

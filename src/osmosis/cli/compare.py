@@ -9,46 +9,131 @@ import typer
 
 from osmosis.cli import coverage
 from osmosis.cli.exits import Code, UsageError, answering
-from osmosis.cli.options import Json
-from osmosis.cli.source import open_source
+from osmosis.cli.options import Access, Json, OwnAccess, Services, Verbs, listed
+from osmosis.cli.source import Source, open_source
 from osmosis.cli.terminal import print_json, print_lines, print_table
+from osmosis.formats.comparison import (
+    LEGEND,
+    MOST_COLUMNS,
+    as_columns,
+    as_rows,
+    change_lines,
+    to_markdown,
+)
+from osmosis.graph.pds import escape
 from osmosis.query.compare import compare as side_by_side
+from osmosis.query.comparison import Comparison
 
 __all__ = ["compare"]
+
+FORMATS = ("table", "json", "markdown")
 
 
 @answering
 def compare(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Snapshots or CSVs, two or more.")
+        list[Path], typer.Argument(metavar="FILE...", help="Snapshots or CSVs of the paper's tool.")
     ],
     subject: Annotated[
-        str, typer.Option(metavar="SEL", help="Whose TCB and Impact Boundary: role:db ...")
+        list[str],
+        typer.Option(
+            metavar="SEL", help="Whose TCB and Impact Boundary: role:db. Of one: NAME=SEL."
+        ),
     ],
+    other: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SEL", help="From whom it is separated, layer by layer; else every role."
+        ),
+    ] = None,
+    by: Annotated[
+        str, typer.Option(metavar="KEY", help="What names members: role, comm, container ...")
+    ] = "role",
+    access: Access = "W",
+    own_access: OwnAccess = "ANY",
+    verbs: Verbs = None,
+    services: Services = False,
+    format: Annotated[  # noqa: A002  # the option's name
+        str, typer.Option("--format", "-f", metavar="|".join(FORMATS), help="What is printed.")
+    ] = "table",
     json: Json = False,
 ) -> Code:
     """Compare the TCB, the Impact Boundary and the isolation of one subject in several files."""
-    if len(files) < 2:
-        raise UsageError("compare wants two files or more")
+    if format not in FORMATS:
+        raise UsageError(f"--format must be {', '.join(FORMATS)}, not {escape(format)!r}")
+    names = _names(files)
+    selectors = _selectors(subject, names)
+    sources = {name: open_source(file) for name, file in zip(names, files, strict=True)}
+    found = side_by_side(
+        {name: source.model for name, source in sources.items()},
+        subject=selectors,
+        others=other,
+        by=by,
+        access=access,
+        own_access=own_access,
+        verbs=listed(verbs),
+        services=services,
+    )
+    gaps = {
+        name: coverage.gaps(source, [pd.row for pd in source.model.find(found[name].selector)])
+        for name, source in sources.items()
+    }
+    if json or format == "json":
+        _print_json(found, sources, gaps)
+    elif format == "markdown":
+        print_lines(*to_markdown(found, layers=bool(other)).splitlines())
+    else:
+        _print_table(found, other)
+    unsure = any(gaps.values()) or any(case.incomplete for case in found)
+    return Code.INCOMPLETE if unsure else Code.ANSWERED
+
+
+def _names(files: list[Path]) -> list[str]:
+    """Return a name for each file: its stem, or where two have one stem the path."""
     names = [file.stem for file in files]
     if len(set(names)) < len(names):
         names = [str(file) for file in files]
     if len(set(names)) < len(names):
         raise UsageError("compare was given one file twice")
-    sources = {name: open_source(file) for name, file in zip(names, files, strict=True)}
-    found = side_by_side({name: s.model for name, s in sources.items()}, subject=subject)
-    gaps = {
-        name: coverage.gaps(s, [pd.row for pd in s.model.find(subject)])
-        for name, s in sources.items()
-    }
-    if json:
-        said = found.to_dict()
-        for name, source in sources.items():
-            said["cases"][name]["coverage"] = coverage.to_json(source, gaps[name])
-        print_json({"question": "compare", **said})
+    return names
+
+
+def _selectors(given: list[str], names: list[str]) -> str | dict[str, str]:
+    """Return the one selector of all, or one by name: ``NAME=SEL`` goes before ``SEL``."""
+    own: dict[str, str] = {}
+    for_all = []
+    for text in given:
+        name, equals, selector = text.partition("=")
+        if equals and name in names:
+            own[name] = selector
+        else:
+            for_all.append(text)
+    if len(for_all) > 1:
+        raise UsageError(
+            f"--subject was given {len(for_all)} times for all files; NAME=SEL is for one of"
+            f" {', '.join(map(escape, names))}"
+        )
+    if not own:
+        return for_all[0]
+    missing = [name for name in names if name not in own]
+    if missing and not for_all:
+        raise UsageError(f"--subject is missing for {', '.join(map(escape, missing))}")
+    return {name: own.get(name) or for_all[0] for name in names}
+
+
+def _print_json(
+    found: Comparison, sources: dict[str, Source], gaps: dict[str, coverage.Gaps]
+) -> None:
+    said = found.to_dict()
+    for name, source in sources.items():
+        said["cases"][name]["coverage"] = coverage.to_json(source, gaps[name])
+    print_json({"question": "compare", **said})
+
+
+def _print_table(found: Comparison, others: list[str] | None) -> None:
+    if len(found) > MOST_COLUMNS:
+        heads, rows = as_rows(found, [other.removeprefix("role:") for other in others or ()])
     else:
-        rows = found.rows()
-        print_lines(f"{subject!r} in {len(files)} files", "")
-        print_table([(head, "left") for head in rows[0]], [list(row.values()) for row in rows])
-    unknown = any(case.tcb.unknown or case.impact_boundary.unknown for case in found.cases.values())
-    return Code.INCOMPLETE if unknown or any(gaps.values()) else Code.ANSWERED
+        heads, rows = as_columns(found, layers=bool(others))
+    print_table([(head, "left") for head in heads], rows)
+    print_lines("", LEGEND, "", *change_lines(found))

@@ -1,124 +1,50 @@
 """Several models side by side: who is in the TCB and the IB of one subject, by what, as which role.
 
 The subject is a selector that each model understands (``role:db``), so that snapshots of two
-hosts, or of two isolation mechanisms, compare.
+hosts, or of two isolation mechanisms, compare. Members are named by their role: what stays
+the same from one host to the next.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from osmosis.errors import QueryError, SelectorError
 from osmosis.graph.pds import escape
-from osmosis.graph.sets import PDSet
-from osmosis.query.isolation import Isolation, Score, isolation
+from osmosis.graph.sets import Nodes, PDSet
+from osmosis.query.comparison import PARTS, TYPES, Boundary, Case, Comparison, Count, Way
+from osmosis.query.isolation import isolation
+from osmosis.query.metrics import rsi_of_sets
+from osmosis.query.options import access_mask, verbs_of
+from osmosis.query.sharing import Ask, reached_nodes
 
 if TYPE_CHECKING:
     from osmosis.model import Model
 
-__all__ = ["Case", "Change", "Comparison", "Members", "compare"]
+__all__ = ["BY", "compare", "members_of"]
 
-PARTS = ("shared", "control", "service")
-
-
-@dataclass(frozen=True, slots=True)
-class Members:
-    """One TCB or IB: how many, by what, and who by role."""
-
-    size: int
-    unknown: int
-    parts: Mapping[str, int]  # members by part; one by several parts counts in each
-    verbs: Mapping[str, int]
-    types: Mapping[str, int]  # of what is shared
-    roles: Mapping[str, int]
-    unknown_roles: Mapping[str, int]
-    through: Mapping[str, tuple[str, ...]]  # by role: the parts, verbs and types
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """The subject in one model."""
-
-    name: str
-    subject: tuple[str, ...]  # ids of its PDs
-    tcb: Members
-    impact_boundary: Members
-    isolation: Mapping[str, Isolation]  # by the role of the others
-    rsi: Mapping[str, Mapping[str, float]]  # by role and type: the most of any pair
-    fr: Mapping[str, float]  # by role: the least of any pair
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """From one case to the next: roles that left or entered an answer, and through what."""
-
-    before: str
-    after: str
-    answer: str  # "tcb" or "impact_boundary"
-    entered: Mapping[str, tuple[str, ...]]
-    left: Mapping[str, tuple[str, ...]]
-    undecided: tuple[str, ...]  # roles that are a member in one and unknown in the other
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Cases of one subject, in the order given."""
-
-    subject: str
-    cases: Mapping[str, Case] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> Case:
-        return self.cases[name]
-
-    @property
-    def changes(self) -> list[Change]:
-        """What is another from each case to the next."""
-        cases = list(self.cases.values())
-        return [
-            _change(a, b, answer)
-            for a, b in pairwise(cases)
-            for answer in ("tcb", "impact_boundary")
-        ]
-
-    def rows(self) -> list[dict[str, str]]:
-        """The comparison as a table: one row per case, cells of text."""
-        return [_table_row(case) for case in self.cases.values()]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON values; a distance that does not exist is None."""
-        return {
-            "subject": self.subject,
-            "cases": {name: _plain(case) for name, case in self.cases.items()},
-            "changes": [asdict(change) for change in self.changes],
-        }
-
-    def to_json(self, **options: Any) -> str:
-        """`to_dict` as JSON text; *options* go to ``json.dumps``."""
-        return json.dumps(self.to_dict(), **options)
-
-    def __str__(self) -> str:
-        rows = self.rows()
-        if not rows:
-            return f"nothing to compare for {escape(self.subject)}"
-        heads = list(rows[0])
-        width = [max(len(h), *(len(row[h]) for row in rows)) for h in heads]
-        lines = [[*heads], *([row[h] for h in heads] for row in rows)]
-        return "\n".join(
-            "  ".join(cell.ljust(w) for cell, w in zip(line, width, strict=True)).rstrip()
-            for line in lines
-        )
+BY = ("role", "comm", "container", "unit", "user", "exe", "cgroup")
+_UNNAMED = "other"  # a PD without a value
+_SHOWN = 8  # candidates that an error lists
+Text = str | Iterable[str]
+Bools = NDArray[np.bool_]
 
 
 def compare(
-    models: Mapping[str, Model], *, subject: str, types: tuple[str, ...] = ("MO", "FILE")
+    models: Mapping[str, Model],
+    *,
+    subject: str | Mapping[str, str],
+    others: Sequence[str] | None = None,
+    by: str = "role",
+    access: Text = "W",
+    own_access: Text = "ANY",
+    verbs: Text | None = None,
+    services: bool = False,
 ) -> Comparison:
     """Put *models* side by side, from the point of view of one subject.
 
@@ -127,162 +53,251 @@ def compare(
     models
         Name of each case, and its model; their order is kept.
     subject
-        A selector; what it matches in each model is one subject, several PDs together.
-    types
-        Resources whose RSI is asked for, as far as a model knows them.
+        A selector, or one for each name; what it matches in a model is one subject, several
+        PDs together. A model without it is a case that says so.
+    others
+        Selectors of those from whom the subject is separated, one set each; None for every
+        role there is. Of the subject's own PDs none counts.
+    by
+        The column that names members: "role", "comm", "container", "unit", "user", "exe" or
+        "cgroup". By role, a process of the subject's own container that has no role of its own
+        is a "sibling"; who has no value is "other".
+    access, own_access, verbs, services
+        As in `Model.tcb`.
 
     Returns
     -------
     Comparison
-        O(members) per case; RSI and FR once per role and pair.
+        Certain members, unknown ones, and potential ones apart. RSI is of the resources of both
+        sets, as far as they are certain; FR without the kernel. O(types + verbs) questions
+        about the subject for each model, and O(others) about isolation, RSI and FR.
 
     Raises
     ------
     SelectorError
-        A model has no such PD; it says which model.
+        No model has the subject, or one of the others; it lists what there is.
+    QueryError
+        There is no model, one is of groups, or an option is not known.
 
     """
     if not models:
         raise QueryError("there is no model to compare")
-    cases = {name: _case(name, model, subject, types) for name, model in models.items()}
+    if by not in BY:
+        raise QueryError(f"no column {escape(by)!r} to name members by; known are {', '.join(BY)}")
+    selectors = _selectors(models, subject)
+    for model in models.values():
+        if model.pds is not model.data.pds:
+            raise QueryError("compare wants models of single PDs, not of groups")
+    _refuse_if_nowhere([(models[name], sel) for name, sel in selectors.items()])
+    for other in others or ():
+        _refuse_if_nowhere([(model, other) for model in models.values()])
+    ask = {"access": access, "own_access": own_access, "verbs": verbs, "services": services}
+    cases = {
+        name: _Side(model, selectors[name], by, ask).case(name, others)
+        for name, model in models.items()
+    }
     return Comparison(subject, cases)
 
 
-def _case(name: str, model: Model, subject: str, types: tuple[str, ...]) -> Case:
-    if model.pds is not model.data.pds:
-        raise QueryError("compare wants models of single PDs, not of groups")
-    found = model.find(subject)
-    if not found:
-        raise SelectorError(subject, f"matches nothing in the model {escape(name)!r}")
-    rows = np.array([pd.row for pd in found], np.int32)
-    who = PDSet(model.pds, rows)
-    others = _by_role(model, rows)
-    known = [t for t in types if t in model.data.types]
-    return Case(
-        name,
-        tuple(pd.id for pd in found),
-        _members(model, model.tcb(who)),
-        _members(model, model.impact_boundary(who)),
-        {role: isolation(model.data, rows, theirs) for role, theirs in others.items()},
-        {
-            role: {t: _most_shared(model, rows, theirs, t) for t in known}
-            for role, theirs in others.items()
-        },
-        {role: _nearest(model, rows, theirs) for role, theirs in others.items()},
-    )
-
-
-def _role(model: Model, row: int) -> str:
-    """Role of a PD; without one, the kernel is itself and any other is "other"."""
+def members_of(model: Model, subject: Sequence[int] | NDArray[Any], by: str = "role") -> list[str]:
+    """Return (P,) names of the PDs of *model*, as a comparison with this *subject* names them."""
     pds = model.pds
-    return pds.role[row] or ("kernel" if row == model.data.kernel else "other")
+    names = [_UNNAMED if value is None or value == "" else str(value) for value in getattr(pds, by)]
+    if model.data.kernel is not None:
+        names[model.data.kernel] = "kernel"
+    if by == "role":
+        own = {pds.container[row] for row in subject} - {None}
+        for row, name in enumerate(names):
+            if name == "container" and pds.container[row] in own:
+                names[row] = "sibling"
+    return names
 
 
-def _by_role(model: Model, subject: Any) -> dict[str, Any]:
-    """Rows of the PDs of every named role but the subject's; "other" is left out."""
-    out: dict[str, list[int]] = {}
-    for row in range(len(model.pds)):
-        role = _role(model, row)
-        if row not in subject and role not in ("other", "kernel"):
-            out.setdefault(role, []).append(row)
-    return {role: np.array(rows, np.int32) for role, rows in sorted(out.items())}
+def _selectors(models: Mapping[str, Model], subject: str | Mapping[str, str]) -> dict[str, str]:
+    if isinstance(subject, str):
+        return dict.fromkeys(models, subject)
+    for name in (*models, *subject):
+        if (name in models) != (name in subject):
+            what = "a subject" if name in models else "a model"
+            raise QueryError(f"there is not {what} for {escape(name)!r}")
+    return {name: subject[name] for name in models}
 
 
-def _most_shared(model: Model, x: Any, y: Any, type_: str) -> float:
-    sets = PDSet(model.pds, x), PDSet(model.pds, y)
-    block = np.asarray(model.rsi_matrix(type_, *sets))
-    known = block[~np.isnan(block)]
-    return float(known.max()) if len(known) else math.nan
+def _refuse_if_nowhere(asked: Sequence[tuple[Model, str]]) -> None:
+    """Raise SelectorError if none of the models has what its selector asks for."""
+    if any(model.find(selector) for model, selector in asked):
+        return
+    near: list[str] = []
+    for model, selector in asked:
+        try:
+            model.pd(selector)
+        except SelectorError as exc:
+            near += [c for c in exc.candidates if c not in near]
+    where = "the model" if len(asked) == 1 else f"any of the {len(asked)} models"
+    raise SelectorError(asked[0][1], f"matches nothing in {where}", tuple(near[:_SHOWN]))
 
 
-def _nearest(model: Model, x: Any, y: Any) -> float:
-    sets = PDSet(model.pds, x), PDSet(model.pds, y)
-    return float(np.min(model.fr_matrix(*sets), initial=math.inf))
+@dataclass(slots=True)
+class _Found:
+    """Who is in one answer: (P,) bool, disjoint but for ``potential``."""
+
+    certain: Bools
+    unknown: Bools
+    potential: Bools
+
+    def __or__(self, other: _Found) -> _Found:
+        certain = self.certain | other.certain
+        return _Found(
+            certain,
+            (self.unknown | other.unknown) & ~certain,
+            (self.potential | other.potential) & ~certain,
+        )
 
 
-def _members(model: Model, answer: PDSet) -> Members:
-    verbs: Counter[str] = Counter()
-    types: Counter[str] = Counter()
-    roles: Counter[str] = Counter()
-    through: dict[str, set[str]] = {}
-    for row in answer.rows.tolist():
-        role = _role(model, row)
-        roles[role] += 1
-        why = answer.why(model.pds[row])
-        verbs.update(why.verbs)
-        types.update(why.types)
-        through.setdefault(role, set()).update((*why.parts, *why.verbs, *why.types))
-    parts = {part: len(answer.parts[part]) for part in PARTS if part in answer.parts}
-    unknown = Counter(_role(model, row) for row in answer.unknown.rows.tolist())
-    return Members(
-        len(answer),
-        len(answer.unknown),
-        parts,
-        dict(sorted(verbs.items())),
-        dict(sorted(types.items())),
-        dict(sorted(roles.items())),
-        dict(sorted(unknown.items())),
-        {role: tuple(sorted(reasons)) for role, reasons in sorted(through.items())},
-    )
+class _Side:
+    """One model, and the subject in it."""
 
+    def __init__(self, model: Model, selector: str, by: str, ask: Mapping[str, Any]) -> None:
+        self.model, self.selector, self.ask = model, selector, ask
+        self.rows = np.array([pd.row for pd in model.find(selector)], np.int32)
+        self.who = PDSet(model.pds, self.rows)
+        self.names = members_of(model, self.rows, by)
+        self.roles = sorted(set(self.names))
+        at = {role: i for i, role in enumerate(self.roles)}
+        self.code = np.array([at[name] for name in self.names], np.int64)
 
-def _change(a: Case, b: Case, answer: str) -> Change:
-    before: Members = getattr(a, answer)
-    after: Members = getattr(b, answer)
-    unsure = (before.roles.keys() & after.unknown_roles.keys()) - after.roles.keys()
-    unsure |= (after.roles.keys() & before.unknown_roles.keys()) - before.roles.keys()
+    def case(self, name: str, others: Sequence[str] | None) -> Case:
+        """Everything about the subject in this model."""
+        n = np.bincount(self.code, minlength=len(self.roles)).tolist()
+        roles = dict(zip(self.roles, n, strict=True))
+        if not len(self.rows):
+            said = f"no PD matches {self.selector}"
+            return Case(name, self.selector, absent=said, roles=roles)
+        model, graph = self.model, self.model.data
+        sets = self._others(others)
+        mine = model.bfs(self.who, kinds={"RESOURCE"})
+        return Case(
+            name,
+            self.selector,
+            tuple(pd.id for pd in self.who),
+            "",
+            roles,
+            self._boundary(forward=True),
+            self._boundary(forward=False),
+            {other: isolation(graph, self.rows, rows) for other, rows in sets.items()},
+            {other: self._rsi(mine, rows) for other, rows in sets.items()},
+            {other: model.fr(self.who, PDSet(model.pds, rows)) for other, rows in sets.items()},
+        )
 
-    def only(one: Members, other: Members) -> dict[str, tuple[str, ...]]:
-        roles = one.roles.keys() - other.roles.keys() - unsure
-        return {role: one.through[role] for role in sorted(roles)}
+    def _others(self, selectors: Sequence[str] | None) -> dict[str, NDArray[np.int32]]:
+        """Rows of the others, by name; without the subject's own, and only those there are."""
+        named: dict[str, list[int]] = {}
+        if selectors is None:
+            for row, name in enumerate(self.names):
+                if name not in (_UNNAMED, "kernel"):
+                    named.setdefault(name, []).append(row)
+            named = dict(sorted(named.items()))
+        else:
+            for selector in selectors:
+                found = [pd.row for pd in self.model.find(selector)]
+                named[selector.removeprefix("role:")] = found
+        own = set(self.rows.tolist())
+        sets = {name: [row for row in rows if row not in own] for name, rows in named.items()}
+        return {name: np.array(rows, np.int32) for name, rows in sets.items() if rows}
 
-    entered, left = only(after, before), only(before, after)
-    return Change(a.name, b.name, answer, entered, left, tuple(sorted(unsure)))
+    def _rsi(self, mine: Nodes, rows: NDArray[np.int32]) -> dict[str, float]:
+        """By type that either reaches."""
+        graph = self.model.data
+        theirs = self.model.bfs(PDSet(self.model.pds, rows), kinds={"RESOURCE"})
+        both = np.union1d(graph.type[mine.nodes], graph.type[theirs.nodes])
 
+        def of(nodes: Nodes, number: int) -> Nodes:
+            return Nodes(graph, nodes.nodes[graph.type[nodes.nodes] == number])
 
-def _plain(case: Case) -> dict[str, Any]:
-    def number(value: float) -> float | None:
-        return value if math.isfinite(value) else None
+        return {
+            graph.types[t]: rsi_of_sets(of(mine, t), of(theirs, t), graph.pages)
+            for t in sorted(both.tolist(), key=lambda t: graph.types[t])
+        }
 
-    return {
-        "subject": list(case.subject),
-        "tcb": asdict(case.tcb),
-        "impact_boundary": asdict(case.impact_boundary),
-        "isolation": {
-            role: {
-                "score": _score(found.score),
-                "full_score": _score(found.full_score),
-                "layers": {name: asdict(answer) for name, answer in found.items()},
-            }
-            for role, found in case.isolation.items()
-        },
-        "rsi": {
-            role: {t: number(v) for t, v in values.items()} for role, values in case.rsi.items()
-        },
-        "fr": {role: number(v) for role, v in case.fr.items()},
-    }
+    # -- the boundaries
 
+    def _boundary(self, *, forward: bool) -> Boundary:
+        model = self.model
+        ask = model.tcb if forward else model.impact_boundary
+        answer = ask(self.who, **self.ask)
+        whole = self._found(answer, ask(self.who, potential=True, **self.ask))
+        ways = self._ways(answer, forward=forward)
+        nobody = np.zeros(len(self.names), bool)
+        parts = {part: _Found(nobody, nobody, nobody) for part in PARTS}
+        for way, found in ways.items():
+            parts[way.part] |= found
+        return Boundary(
+            self._count(whole),
+            self._by_role(whole),
+            {part: self._count(found) for part, found in parts.items()},
+            {way: who for way, found in ways.items() if (who := self._by_role(found))},
+        )
 
-def _score(score: Score) -> dict[str, int]:
-    return dict(score._asdict())
+    def _ways(self, answer: PDSet, *, forward: bool) -> dict[Way, _Found]:
+        """Who is a member by each way, the kernel left out."""
+        model, out = self.model, dict[Way, _Found]()
+        for name in sorted(self._types(forward=forward)):
+            observed, potential = (
+                self._sharing(name, potential, forward=forward) for potential in (False, True)
+            )
+            out[Way(TYPES.get(name, "other"), name)] = self._found(observed, potential)
+        control = model.controllers if forward else model.controls
+        for verb in sorted(verbs_of(model.data.control.verbs, self.ask["verbs"])[0]):
+            found = control(self.who, verbs=verb)
+            out[Way("control", verb)] = self._found(found, found)
+        asked = answer.parts["service"]
+        out[Way("service")] = self._found(asked, asked)
+        if model.data.kernel is not None:
+            for one in out.values():
+                for mask in (one.certain, one.unknown, one.potential):
+                    mask[model.data.kernel] = False
+        order = {part: i for i, part in enumerate(PARTS)}
+        return dict(sorted(out.items(), key=lambda item: (order[item[0].part], item[0].name)))
 
+    def _types(self, *, forward: bool) -> set[str]:
+        """Types of what the subject may reach, or may hold unseen; by no other does it share."""
+        graph = self.model.data
+        need = access_mask(self.ask["own_access" if forward else "access"])
+        found = reached_nodes(self.model.engine.index, self.rows, need, Ask(potential=True))
+        numbers = np.unique(graph.type[np.concatenate([found.nodes, found.unknown.nodes])])
+        seen = {graph.types[t] for t in numbers.tolist()}
+        hidden = {
+            name
+            for name, masks in graph.unseen.items()
+            if ((masks[self.rows] & need) == need).any()
+        }
+        return seen | hidden
 
-def _counted(members: Members) -> str:
-    doubt = f" (+{members.unknown}?)" if members.unknown else ""
-    return f"{members.size}{doubt}"
+    def _sharing(self, name: str, potential: bool, *, forward: bool) -> PDSet:
+        access, own = self.ask["access"], self.ask["own_access"]
+        if not forward:
+            access, own = own, access
+        return self.model.shared_resources(
+            self.who, types=name, access=access, own_access=own, potential=potential
+        )
 
+    def _found(self, observed: PDSet, potential: PDSet) -> _Found:
+        n = len(self.names)
+        certain, unknown, more = np.zeros((3, n), bool)
+        certain[observed.rows] = True
+        unknown[observed.unknown.rows] = True
+        more[potential.rows] = True
+        return _Found(certain, unknown, more & ~certain)
 
-def _table_row(case: Case) -> dict[str, str]:
-    def listed(members: Members) -> str:
-        return ", ".join(f"{escape(role)} {n}" for role, n in members.roles.items()) or "-"
+    def _count(self, found: _Found) -> Count:
+        masks = (found.certain, found.unknown, found.potential)
+        return Count(*(int(np.count_nonzero(mask)) for mask in masks))
 
-    scores = ", ".join(f"{escape(r)} {found.score}" for r, found in case.isolation.items())
-    return {
-        "case": escape(case.name),
-        "TCB": _counted(case.tcb),
-        **{part: str(case.tcb.parts.get(part, 0)) for part in PARTS},
-        "in the TCB": listed(case.tcb),
-        "IB": _counted(case.impact_boundary),
-        "in the IB": listed(case.impact_boundary),
-        "isolation": scores or "-",
-    }
+    def _by_role(self, found: _Found) -> dict[str, Count]:
+        n = len(self.roles)
+        counts = [
+            np.bincount(self.code[mask], minlength=n).tolist()
+            for mask in (found.certain, found.unknown, found.potential)
+        ]
+        each = {role: Count(*c) for role, *c in zip(self.roles, *counts, strict=True)}
+        return {role: count for role, count in each.items() if any(count)}
