@@ -282,20 +282,26 @@ def test_one_socket_name_in_two_network_namespaces(ip):
         assert asks(model, a) == asks(model, b) == set()
 
 
+def route(client, router, server, *rules):
+    """Join a client and a server through a router that has rules of iptables for NAT."""
+    wire(client, router, "10.8.1.2/24", "10.8.1.1/24", "x")
+    wire(server, router, "10.8.2.2/24", "10.8.2.1/24", "y")
+    client.do("run('ip', 'route', 'add', 'default', 'via', '10.8.1.1')")
+    server.do("run('ip', 'route', 'add', 'default', 'via', '10.8.2.1')")
+    router.do("open('/proc/sys/net/ipv4/ip_forward', 'w').write('1')")
+    for rule in rules:
+        router.do(f"run('iptables', '-t', 'nat', '-A', *{rule.split()!r})")
+
+
 def test_translated_addresses(ip, need):
     """client - router - server: the router gives the client another server and itself as client."""
     need(shutil.which("iptables"), "needs iptables")
     with child(NETNS) as client, child(NETNS) as router, child(NETNS) as server:
-        wire(client, router, "10.8.1.2/24", "10.8.1.1/24", "x")
-        wire(server, router, "10.8.2.2/24", "10.8.2.1/24", "y")
-        client.do("run('ip', 'route', 'add', 'default', 'via', '10.8.1.1')")
-        router.do("open('/proc/sys/net/ipv4/ip_forward', 'w').write('1')")
         rules = (
             "PREROUTING -p tcp -d 10.8.1.1 --dport 80 -j DNAT --to-destination 10.8.2.2:8080",
             "POSTROUTING -p tcp -d 10.8.2.2 -j MASQUERADE",
         )
-        for rule in rules:
-            router.do(f"run('iptables', '-t', 'nat', '-A', *{rule.split()!r})")
+        route(client, router, server, *rules)
         server.do("s = socket.create_server(('', 8080))")
         client.do("s = socket.create_connection(('10.8.1.1', 80), timeout=5)")
         server.do("k, peer = s.accept()")
@@ -311,6 +317,25 @@ def test_translated_addresses(ip, need):
         assert router.ask(
             "sorted(n.parse_translations(data)) == sorted(n.translations(text)) != []"
         )
+
+
+def test_translated_datagrams(ip, need):
+    """The router has a socket of that port too: it gets nothing of what is translated."""
+    need(shutil.which("iptables"), "needs iptables")
+    with child(NETNS) as client, child(NETNS) as router, child(NETNS) as server:
+        rule = "PREROUTING -p udp -d 10.8.1.1 --dport 53 -j DNAT --to-destination 10.8.2.2:5353"
+        route(client, router, server, rule)
+        for c, port in ((router, 53), (server, 5353)):
+            c.do("s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.setblocking(False)")
+            c.do(f"s.bind(('', {port}))")
+        client.do("s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)")
+        client.do("s.connect(('10.8.1.1', 53)); s.send(b'!')")
+        server.do("import select; select.select([s], [], [], 5); got = s.recv(9).decode()")
+        assert server.ask("got") == "!"
+        model = capture(client, router, server).model()
+        found = model.services(model.pd(f"pid:{client.pid}"))
+        assert asks(model, client) == set()
+        assert server.pid in found.unknown.pids
 
 
 def test_a_namespace_kept_by_a_descriptor_alone(ip):

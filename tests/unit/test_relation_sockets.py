@@ -133,6 +133,42 @@ def test_a_translation_of_loopback_counts_where_it_is_made():
         assert shares(w.model(), a, b) is same
 
 
+def test_what_each_side_sees_of_a_translated_connection_is_told():
+    w = World()
+    a, b = w.process(), w.process(net=1)
+    w.tcp(a, local=("10.0.0.1", 5), remote=("192.0.2.9", 80), space=0)
+    w.nat(0, ("10.0.0.1", 5), ("192.0.2.9", 80), ("10.1.0.2", 8080), ("10.1.0.1", 66))
+    w.tcp(b, local=("10.1.0.2", 8080), remote=("10.1.0.1", 66), space=1)
+    data = w.model().data
+    note = data.notes.get(data.names.find("SOCKET_1000"), {})
+    assert (note["local"], note["local_sees"]) == ("10.0.0.1:5", "192.0.2.9:80")
+    assert (note["remote"], note["remote_sees"]) == ("10.1.0.2:8080", "10.1.0.1:66")
+
+
+def test_datagrams_that_are_translated_may_reach_the_socket_at_the_far_address():
+    def world(translated, told=1):
+        w = World(spaces=3)
+        w.rows["socketns_nat"][0] = told
+        client, server, other = w.process(), w.process(net=1), w.process(net=2)
+        w.address(0, "192.0.2.9")
+        w.address(1, "10.1.0.2")
+        w.address(2, "10.1.0.3")
+        udp = {"protocol": 17, "type": 2}
+        w.tcp(client, local=("192.0.2.9", 5), remote=("192.0.2.9", 53), space=0, **udp)
+        for who, space in ((server, 1), (other, 2)):
+            w.tcp(who, local=("0.0.0.0", 5353), state=7, space=space, **udp)
+        w.tcp(w.process(), local=("0.0.0.0", 53), state=7, space=0, **udp)
+        if translated:
+            ends = ("192.0.2.9", 5), ("192.0.2.9", 53), ("10.1.0.2", 5353), ("192.0.2.9", 5)
+            w.nat(0, *ends, protocol=17)
+        return asked(w.model(), client)
+
+    # Process 3 has the port of the address that it was sent to: it gets what is not translated.
+    assert world(translated=True) == (set(), {1, 3})
+    assert world(translated=False) == ({3}, set())
+    assert world(translated=False, told=0) == (set(), {3})
+
+
 def test_untold_translations_make_lone_connections_unknown():
     w = World()
     a, b, c = w.process(), w.process(net=1), w.process()
@@ -146,6 +182,9 @@ def test_untold_translations_make_lone_connections_unknown():
     model = w.model()
     assert shares(model, a, b) is None
     assert shares(model, a, c) is None  # c holds resources, and a may reach more than was seen
+    assert asked(model, a) == asked(model, b) == (set(), set())  # neither of them answers
+    w.tcp(b, local=("0.0.0.0", 6), state=10, space=1)
+    assert asked(w.model(), a) == (set(), {b})  # b has accepted its end
     w.rows["socketns_nat"][0] = 1
     assert shares(w.model(), a, c) is False
 

@@ -32,6 +32,7 @@ def add_services(parts: Parts, snap: Snapshot, ends: Ends) -> None:
     asks.connections()
     asks.waiting()
     asks.one_way()
+    asks.untold()
     asks.add(parts)
     add_servers(parts, snap)
 
@@ -58,10 +59,7 @@ class _Asks:
     def connections(self) -> None:
         """Pairs of ends of which one was accepted."""
         snap, ends = self.snap, self.ends
-        n = len(ends.partner)
-        made = np.zeros(n, bool)  # a listener made this end, or its name tells that one did
-        made[ends.accepted.a] = True
-        made[ends.waiting.a[snap["socket_family"][ends.waiting.a] != UNIX]] = True
+        made = self._accepted()
         is_unix = snap["socket_family"] == UNIX
         named = (snap["socket_name"] >= 0) | (snap["socket_vfs_inode"] != 0)
         paired = np.flatnonzero(ends.partner >= 0)
@@ -69,7 +67,7 @@ class _Asks:
         # The listener may have been closed since: its name is still that of the accepted end.
         alone = is_unix[paired] & ~made[paired] & ~made[other] & named[paired] & ~named[other]
         stream = snap["socket_type"] != 2
-        made[paired[alone & stream[paired]]] = True
+        made[paired[alone & stream[paired]]] = True  # its name tells it
         server = made[paired] & ~made[other]
         self.ask(Pairs(other[server], paired[server], np.ones(int(server.sum()), bool)))
         self._listeners(paired[server])
@@ -83,6 +81,33 @@ class _Asks:
         for a, b in ((maybe.a, maybe.b), (maybe.b, maybe.a)):
             server = made[b]
             self.ask(Pairs(a[server], b[server], np.zeros(int(server.sum()), bool)))
+
+    def _accepted(self) -> NDArray[np.bool_]:
+        """(S,) whether a listener made this end."""
+        ends = self.ends
+        made = np.zeros(len(ends.partner), bool)
+        made[ends.accepted.a] = True
+        made[ends.waiting.a[self.snap["socket_family"][ends.waiting.a] != UNIX]] = True
+        return made
+
+    def untold(self) -> None:
+        """Connections without another end, where some namespace does not tell what it translates.
+
+        Each that nobody accepted may be to each that somebody did, of the same protocol. One pair
+        of processes is asked about once: O(clients x servers) at most.
+        """
+        snap, ends = self.snap, self.ends
+        if not (snap["socketns_nat"] == 0).any():
+            return
+        made = self._accepted()
+        for protocol in np.unique(snap["socket_protocol"][ends.astray]).tolist():
+            rows = ends.astray[snap["socket_protocol"][ends.astray] == protocol]
+            client, server = (
+                np.unique(ends.held_by(rows[made[rows] == answers])[1]) for answers in (0, 1)
+            )
+            self.src.append(np.repeat(client, len(server)))
+            self.dst.append(np.tile(server, len(client)))
+            self.sure.append(np.zeros(len(client) * len(server), bool))
 
     def _listeners(self, accepted: I64) -> None:
         """Clients of accepted ends ask the holders of the listener that made them, too.

@@ -6,6 +6,7 @@ addresses of an inet one. What two candidates fit is possible for each, and cert
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -273,31 +274,13 @@ def _settle(partner: I64, rows: I64, at: I64, to: I64) -> tuple[I64, I64, Any]:
 
 
 def _translated(snap: Snapshot, partner: I64, rows: I64) -> tuple[I64, I64, Any]:
-    """Follow connections through conntrack: up to HOPS translations, in any namespace."""
+    """Follow connections through conntrack to the ends that have the translated addresses."""
     left = rows[partner[rows] < 0]
-    names = ("hi", "lo", "port")
-    sent = [snap["nat_protocol"]]
-    sent += [snap[f"nat_{side}_{name}"] for side in ("src", "dst") for name in names]
-    far = [snap["nat_protocol"]]
-    far += [snap[f"nat_back_{side}_{name}"] for side in ("dst", "src") for name in names]
-    mine = _tuple(snap, left, turned=False)
-    turned = _tuple(snap, left, turned=True)
-    mine, turned = ([side[0], *side[2:]] for side in (mine, turned))
-    sent_id, far_id, mine_id, turned_id = _number(sent, far, mine, turned)
-    bound = np.zeros(len(sent_id), bool)
-    for side in ("src", "dst"):
-        bound |= _loopback(snap[f"nat_{side}_hi"], snap[f"nat_{side}_lo"])
-    source, key = np.arange(len(left)), mine_id
     found_a, found_b = [], []
-    for _ in range(HOPS):
-        at, entry = _match(sent_id, key)
-        # Loopback addresses mean something in their own namespace only.
-        home = snap["socket_space"][left[source[at]]] == snap["nat_space"][entry]
-        keep = home | ~bound[entry]
-        source, key = source[at[keep]], far_id[entry[keep]]
-        if not len(source):
-            break
-        i, j = _match(turned_id, key)
+    for source, entry in _hops(snap, left):
+        far = ("back_dst", "back_src")
+        there, here = _number(_tuple_of_nat(snap, entry, far), _turned(snap, left))
+        i, j = _match(here, there)
         found_a.append(source[i])
         found_b.append(j)
     if not found_a:
@@ -306,6 +289,39 @@ def _translated(snap: Snapshot, partner: I64, rows: I64) -> tuple[I64, I64, Any]
     both = np.unique(np.stack([np.concatenate([a, b]), np.concatenate([b, a])]), axis=1)
     apart = both[0] != both[1]
     return _settle(partner, left, both[0][apart], both[1][apart])
+
+
+def _tuple_of_nat(snap: Snapshot, entry: I64, sides: tuple[str, str]) -> list[NDArray[Any]]:
+    parts = [snap[f"nat_{side}_{name}"][entry] for side in sides for name in ("hi", "lo", "port")]
+    return [snap["nat_protocol"][entry], *parts]
+
+
+def _turned(snap: Snapshot, rows: I64, *, turned: bool = True) -> list[NDArray[Any]]:
+    """Addresses of sockets as a translation gives them: no vsock has any."""
+    protocol, _, *rest = _tuple(snap, rows, turned=turned)
+    return [protocol, *rest]
+
+
+def _hops(snap: Snapshot, rows: I64) -> Iterator[tuple[I64, I64]]:
+    """(position in *rows*, row of table nat) of the first, second .. HOPS-th translation."""
+    every = np.arange(len(snap["nat_space"]))
+    sent = _tuple_of_nat(snap, every, ("src", "dst"))
+    far = _tuple_of_nat(snap, every, ("back_dst", "back_src"))
+    sent_id, far_id, key = _number(sent, far, _turned(snap, rows, turned=False))
+    bound = np.zeros(len(every), bool)
+    for side in ("src", "dst"):
+        bound |= _loopback(snap[f"nat_{side}_hi"], snap[f"nat_{side}_lo"])
+    source = np.arange(len(rows))
+    for _ in range(HOPS):
+        at, entry = _match(sent_id, key)
+        # Loopback addresses mean something in their own namespace only.
+        home = snap["socket_space"][rows[source[at]]] == snap["nat_space"][entry]
+        keep = home | ~bound[entry]
+        source, entry = source[at[keep]], entry[keep]
+        if not len(source):
+            return
+        yield source, entry
+        key = far_id[entry]
 
 
 def _fits(snap: Snapshot, bound: I64, hi: Any, lo: Any, device: Any) -> NDArray[np.int8]:
@@ -359,29 +375,42 @@ def _at_listeners(
 def _datagrams(snap: Snapshot, partner: I64, rows: I64) -> tuple[I64, I64, Any]:
     """Connected UDP sockets, and the unconnected one that gets what they send.
 
-    In the same namespace that is certain; in another one that has the address, possible: no
-    answer has been seen.
+    In the same namespace that is certain; in another one that has the address, and where the
+    address is translated on the way, possible: no answer has been seen.
     """
     rows = rows[(snap["socket_protocol"][rows] == UDP) & (partner[rows] < 0)]
     state = snap["socket_state"]
     open_ = _is_inet(snap) & (snap["socket_protocol"] == UDP) & (state == CLOSED)
     bound = np.flatnonzero(open_ & (snap["socket_local_port"] != 0) & (snap["socket_inode"] != 0))
-    at, to = _match(
-        snap["socket_local_port"][bound].astype(np.int64),
-        snap["socket_remote_port"][rows].astype(np.int64),
-    )
-    hi, lo = (snap[f"socket_remote_{part}"][rows[at]] for part in ("hi", "lo"))
-    device = snap["socket_device"][rows[at]]
-    fits = _fits(snap, bound[to], hi, lo, device)
-    home, away = snap["socket_space"][rows[at]], snap["socket_space"][bound[to]]
+    hops = list(_hops(snap, rows))
+    # What is translated goes elsewhere, even where a local socket would take it.
+    straight = snap["socketns_nat"][snap["socket_space"][rows]] == 1
+    for source, _ in hops:
+        straight[source] = False
+    to = [snap[f"socket_remote_{name}"][rows] for name in ("hi", "lo", "port")]
+    found = [_takers(snap, bound, rows, to, straight)]
+    for source, entry in hops:
+        to = [snap[f"nat_back_src_{name}"][entry] for name in ("hi", "lo", "port")]
+        found.append(_takers(snap, bound, rows[source], to, np.zeros(len(source), bool)))
+    client, server, sure = (np.concatenate(part) for part in zip(*found, strict=True))
+    return client, server, sure
+
+
+def _takers(
+    snap: Snapshot, bound: I64, rows: I64, to: list[NDArray[Any]], straight: Mask
+) -> tuple[I64, I64, Mask]:
+    """(client, server, certain): which of *bound* takes what each of *rows* sends to an address."""
+    at, server = _match(snap["socket_local_port"][bound].astype(np.int64), to[2].astype(np.int64))
+    hi, lo = to[0][at], to[1][at]
+    fits = _fits(snap, bound[server], hi, lo, snap["socket_device"][rows[at]])
+    home, away = snap["socket_space"][rows[at]], snap["socket_space"][bound[server]]
     same = home == away
     local = _is_local(snap, home, hi, lo)
     reach = np.where(local, same, ~same & _is_local(snap, away, hi, lo) & ~_loopback(hi, lo))
     fits[~reach] = 0
-    at, to, sure = _best(at, to, fits)
-    client, server = rows[at], bound[to]
-    sure = sure & (snap["socket_space"][client] == snap["socket_space"][server])
-    return client, server, sure
+    at, server, sure = _best(at, server, fits)
+    here = snap["socket_space"][rows[at]] == snap["socket_space"][bound[server]]
+    return rows[at], bound[server], sure & here & straight[at]
 
 
 def _netlink(snap: Snapshot) -> tuple[I64, I64, Any]:

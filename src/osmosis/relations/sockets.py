@@ -91,7 +91,10 @@ def _others(snap: Snapshot, ends: Ends, rows: I64) -> NDArray[np.uint64]:
 
 
 def _note(snap: Snapshot, ends: Ends, row: int) -> Mapping[str, Any]:
-    """What is told of a connection: family, state, and both sides by name."""
+    """What is told of a connection: family, state, and both sides by name.
+
+    Where addresses are translated on the way, also what each side sees as the other one's.
+    """
     other = int(ends.partner[row])
     told = {
         "family": FAMILIES.get(int(snap["socket_family"][row]), "unknown"),
@@ -99,6 +102,13 @@ def _note(snap: Snapshot, ends: Ends, row: int) -> Mapping[str, Any]:
         "local": _name(snap, row, "local"),
         "remote": _name(snap, other, "local") if other >= 0 else _name(snap, row, "remote"),
     }
+    if other >= 0 and int(snap["socket_family"][row]) in (2, 10):
+        sees = {"local": _name(snap, row, "remote"), "remote": _name(snap, other, "remote")}
+        told |= {
+            f"{side}_sees": sees[side]
+            for side, far in (("local", "remote"), ("remote", "local"))
+            if sees[side] != told[far]
+        }
     if snap["socket_status"][row] != Status.READ:
         told["state"] = "unbound" if snap["socket_status"][row] == Status.SKIPPED else "unknown"
     return {key: text for key, text in told.items() if text}
