@@ -20,6 +20,10 @@ def fingerprints(
     prints: NDArray[np.uint8],  # (N * PRINT_BYTES,), overwritten
     errors: NDArray[np.int32],  # (N,) errno, 0 where read; overwritten
 ) -> None: ...
-def read_faults(dirfd: int) -> int: ...  # min_flt + maj_flt, OSError
+def unchanged(
+    leaderfd: int,
+    dirfd: int,
+    fingerprint: bytes,  # as it was
+) -> int: ...  # min_flt + maj_flt; -1 if the print is another now, or cannot be read
 def parse_stat(text: bytes) -> dict[str, Any]: ...  # ValueError
 def parse_status(text: bytes) -> dict[str, Any]: ...  # ValueError

@@ -109,7 +109,7 @@ class MemoryReader:
             self._members[group].append(row)
         # Readings that were thrown away: their VMAs are in the table.
         self._extra: list[_Space] = []
-        self._baseline = (record.rows["min_flt"] + record.rows["maj_flt"]).astype(np.int64)
+        self._baseline: list[int] = (record.rows["min_flt"] + record.rows["maj_flt"]).tolist()
         self._done = 0
         self._clock = 0
         self._kpageflags = -1
@@ -137,6 +137,7 @@ class MemoryReader:
         finally:
             if self._kpageflags >= 0:
                 os.close(self._kpageflags)
+        self._note()
         if not self.host.frames:
             why = "frame numbers are hidden (they need CAP_SYS_ADMIN): sharing by file and offset"
             self.ledger.add(HOST, "pagemap", Status.HIDDEN, why)
@@ -147,7 +148,6 @@ class MemoryReader:
             space.reason = "the time budget was used up before it was read"
         else:
             self._read_steadily(mm)
-        self._note(mm)
         with self._lock:
             self._done += 1
             done = self._done
@@ -161,14 +161,18 @@ class MemoryReader:
             space = self.spaces[mm]
             held = self.record.held[space.row]
             try:
+                before = self._faults_before(members)
                 self._read_once(mm, space, held)
-                steady = [row for row in members if verify(self.record.held[row])]
+                # Each process of a shared address space counts the faults that it took itself.
+                faults = [self.record.held[row].unchanged() for row in members]
+                if min(faults) >= 0:
+                    space.suspect |= sum(faults) != before
+                    return
             except ProcessGone:
-                steady = []
+                pass
             finally:
-                held.release()
-            if len(steady) == len(members):
-                return
+                for row in members:
+                    self.record.held[row].release()
             self._discard(mm)
             if not self._read_processes_again(members):
                 return
@@ -200,12 +204,10 @@ class MemoryReader:
                 elif len(members) > 1:
                     # It called execve: it has an address space of its own now, not read here.
                     members.remove(row)
-                    mm = len(self.spaces)
                     self.spaces.append(
                         _Space(row, Status.TORN, "took an address space of its own meanwhile")
                     )
                     self._members.append([row])
-                    self._note(mm)
         return bool(members)
 
     def _read_once(self, mm: int, space: _Space, held: Held) -> None:
@@ -223,9 +225,6 @@ class MemoryReader:
 
     def _read_maps_and_pagemap(self, mm: int, space: _Space, held: Held) -> None:
         flags = os.O_RDONLY | os.O_CLOEXEC
-        with self._lock:
-            members = [self.record.held[row] for row in self._members[mm]]
-            before = sum(int(self._baseline[row]) for row in self._members[mm])
         space.begin = self._tick()
         maps_fd = pagemap_fd = -1
         try:
@@ -254,8 +253,10 @@ class MemoryReader:
                 if fd >= 0:
                     os.close(fd)
         space.end = self._tick()
-        # Each process of a shared address space counts the faults that it took itself.
-        space.suspect |= sum(one.faults() for one in members) != before
+
+    def _faults_before(self, members: list[int]) -> int:
+        with self._lock:
+            return sum(self._baseline[row] for row in members)
 
     def _read_frames(
         self, space: _Space, held: Held, fd: int, rows: tuple[NDArray[Any], ...]
@@ -303,11 +304,14 @@ class MemoryReader:
         entries: NDArray[np.uint64] = self._local.entries
         return entries
 
-    def _note(self, mm: int) -> None:
-        space = self.spaces[mm]
-        rows = [row for row in self._members[mm] if row not in self.gone]
-        pids = [self.record.held[row].pid for row in rows]
-        self.ledger.add_many(pids, SOURCE, space.status, space.reason)
+    def _note(self) -> None:
+        """Ledger rows of all that were read, and of those that were not."""
+        said: dict[tuple[int, str], list[int]] = {}
+        for space, members in zip(self.spaces, self._members, strict=True):
+            pids = said.setdefault((space.status, space.reason), [])
+            pids += [self.record.held[row].pid for row in members if row not in self.gone]
+        for (status, reason), pids in said.items():
+            self.ledger.add_many(pids, SOURCE, status, reason)
 
     # -- columns
 

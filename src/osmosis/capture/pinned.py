@@ -145,19 +145,16 @@ class Held:
             self._open()
         return self._leaderfd
 
-    def faults(self) -> int:
-        """Page faults of all its threads so far (min_flt + maj_flt).
+    def unchanged(self) -> int:
+        """Page faults of all its threads so far (min_flt + maj_flt), if it is still the same.
 
-        Raises
-        ------
-        ProcessGone
-            It has exited.
-
+        -1 if it is gone, in the middle of execve, or another program or one with other rights
+        than when it was read. One look tells both: stat is read once.
         """
         try:
-            return procfs.read_faults(self.leaderfd)
-        except (ProcessLookupError, FileNotFoundError) as exc:
-            raise ProcessGone(self.pid) from exc
+            return procfs.unchanged(self.leaderfd, self.dirfd, self.fingerprint)
+        except (ProcessGone, OSError):
+            return -1
 
     def release(self) -> None:
         """Close the descriptors if they were opened for want of room; else do nothing."""
@@ -210,7 +207,9 @@ def reread(held: Held) -> bytes | None:
 
 def verify(held: Held) -> bool:
     """Whether the process is still the same program with the same rights as when it was read."""
-    return reread(held) == held.fingerprint
+    same = held.unchanged() >= 0
+    held.release()
+    return same
 
 
 def same_layout(held: Held) -> bool:
