@@ -169,8 +169,9 @@ def recheck(objects: Objects, facts: Recheck) -> Checked:
 
     Notes
     -----
-    O(V + members of all objects) to find the doubtful ones, in array operations; one reading
-    of the doubtful regions of few address spaces where frames stayed put.
+    O(V + runs) where no process took a fault; else also the members of the objects that one which
+    did has a part in. Array operations, and one reading of the doubtful regions of few address
+    spaces where frames stayed put.
     """
     doubtful, asked = _doubtful(objects, facts)
     if not doubtful.any():
@@ -391,36 +392,59 @@ def _regions(objects: Objects, c: int) -> I64:
 
 def _doubtful(objects: Objects, facts: Recheck) -> tuple[NDArray[np.bool_], I64]:
     """(C,) which objects could be a reused frame, and (C,) the address space to ask first."""
+    doubtful, asked = np.zeros(len(objects), bool), np.full(len(objects), -1, np.int64)
     mm = facts.region_mm
+    # Without a suspect among its mappers an object is what it is. Few processes are suspects.
+    some = _with_any(objects, facts.suspect[mm])
+    if not len(some):
+        return doubtful, asked
+    runs, indptr = _gather(objects.indptr, some)
+    most = _Most(indptr, objects.first[runs], objects.last[runs])
     suspect = facts.suspect[mm]
     begin, end = facts.begin[mm], facts.end[mm]
-    anchor = _most(objects, np.where(suspect, -1, begin))
-    latest = _most(objects, np.where(suspect, end, -1))
-    earliest = _most(objects, -end, low=-(1 << 62))
-    doubtful = (latest > anchor) & (_most(objects, end) != -earliest)
-    files = (objects.kind == FrameKind.FILE) & doubtful
+    anchor = most.of(np.where(suspect, -1, begin))
+    latest = most.of(np.where(suspect, end, -1))
+    earliest = most.of(-end, low=-(1 << 62))
+    doubt = (latest > anchor) & (most.of(end) != -earliest)
+    files = (objects.kind[some] == FrameKind.FILE) & doubt
     if files.any():
         of = facts.region_object.astype(np.int64)
-        highest = _most(objects, of)
-        doubtful &= ~(files & (highest >= 0) & (highest == -_most(objects, -of, low=-(1 << 62))))
+        highest = most.of(of)
+        doubt &= ~(files & (highest >= 0) & (highest == -most.of(-of, low=-(1 << 62))))
     who = np.full(max(int(facts.begin.max(initial=0)), int(facts.end.max(initial=0))) + 2, -1)
     who[facts.begin] = who[facts.end] = np.arange(len(facts.begin))
-    return doubtful, np.where(anchor >= 0, who[anchor], who[-earliest * (earliest > -(1 << 62))])
+    doubtful[some] = doubt
+    asked[some] = np.where(anchor >= 0, who[anchor], who[-earliest * (earliest > -(1 << 62))])
+    return doubtful, asked
 
 
-def _most(objects: Objects, value: I64, low: int = -1) -> I64:
-    """(C,) greatest *value* (V,) of the regions of each object, *low* for one without any."""
-    out = np.full(len(objects), low, np.int64)
-    if not len(objects.first):
+def _with_any(objects: Objects, mark: NDArray[np.bool_]) -> I64:
+    """Rows of the objects that a region of *mark* (V,) maps. O(V + R), however long the runs."""
+    before = np.concatenate([[0], np.cumsum(mark)])
+    has = before[objects.last.astype(np.int64) + 1] > before[objects.first]
+    runs_before = np.concatenate([[0], np.cumsum(has)])
+    return np.flatnonzero(np.diff(runs_before[objects.indptr]))
+
+
+class _Most:
+    """The greatest of some value among the regions of each object; runs are put in order once."""
+
+    def __init__(self, indptr: I64, first: I32, last: I32) -> None:
+        self._indptr = indptr
+        # Pairs (first, last + 1) to reduceat; by falling first, what is between two runs is empty.
+        self._order = np.argsort(-first, kind="stable")
+        self._spans = np.empty(2 * len(first), np.int64)
+        self._spans[0::2] = first[self._order]
+        self._spans[1::2] = last[self._order].astype(np.int64) + 1
+        self._some = np.flatnonzero(np.diff(indptr) > 0)
+
+    def of(self, value: I64, low: int = -1) -> I64:
+        """(C,) greatest *value* (V,) of the regions of each object, *low* for one without any."""
+        out = np.full(len(self._indptr) - 1, low, np.int64)
+        if not len(self._order):
+            return out
+        padded = np.append(value, low).astype(np.int64)
+        by_run = np.empty(len(self._order), np.int64)
+        by_run[self._order] = np.maximum.reduceat(padded, self._spans)[0::2]
+        out[self._some] = np.maximum.reduceat(by_run, self._indptr[self._some])
         return out
-    # Pairs (first, last + 1) to reduceat; by falling first, what is between two runs is empty.
-    order = np.argsort(-objects.first, kind="stable")
-    spans = np.empty(2 * len(order), np.int64)
-    spans[0::2] = objects.first[order]
-    spans[1::2] = objects.last[order].astype(np.int64) + 1
-    padded = np.append(value, low).astype(np.int64)
-    by_run = np.empty(len(order), np.int64)
-    by_run[order] = np.maximum.reduceat(padded, spans)[0::2]
-    some = np.flatnonzero(np.diff(objects.indptr) > 0)
-    out[some] = np.maximum.reduceat(by_run, objects.indptr[some])
-    return out
