@@ -358,6 +358,14 @@ def rsi(system, x, y, type_):
     return weigh(a & b) / either if either else nan
 
 
+def shared_pages(system, x, y):
+    """Pages of the memory objects that both reach; the kernel is nobody's neighbour."""
+    if system.kernel in (x, y):
+        return 0
+    both = [bfs(system, z, kinds=("RESOURCE",), types=("MO",)).yes for z in (x, y)]
+    return int(sum(system.pages[r] for r in both[0] & both[1]))
+
+
 def fr(system, x, y, *, types=None, kernel=False):
     """Least depth of a PD, neither x nor y, that both come to over flattened REQUESTs."""
     asks = set()

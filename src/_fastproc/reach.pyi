@@ -17,8 +17,11 @@ def meeting_bits(
     a_indptr: _I8, a_first: _I4, a_last: _I4, b_indptr: _I8, b_first: _I4, b_last: _I4, place: _I4
 ) -> NDArray[np.uint64]: ...  # (n, words)
 def meeting_sums(
-    indptr: _I8, first: _I4, last: _I4, weight: _I8, place: _I4
-) -> tuple[_I8, _I4, _I8]: ...  # CSR
+    indptr: _I8, first: _I4, last: _I4, weight: _I8, rows: _I4, cols: _I4, n: int
+) -> tuple[_I8, _I4, _I8]: ...  # CSR (r, c)
+def meeting_ratios(
+    indptr: _I8, first: _I4, last: _I4, weight: _I8, rows: _I4, cols: _I4, n: int
+) -> NDArray[np.float64]: ...  # (r, c)
 def row_sums(
     indptr: _I8, first: _I4, last: _I4, weight: _I8, places: _I4, n: int
 ) -> _I8: ...  # (len(places), n)

@@ -7,7 +7,7 @@ that memory stays bounded.
 """
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort, realloc
-from libc.string cimport memset
+from libc.string cimport memmove, memset
 
 import numpy as np
 
@@ -369,102 +369,217 @@ cdef class Join:
         return out.view(bool)
 
 
+cdef int64_t _check_sums(
+    const int64_t[::1] indptr,
+    const int32_t[::1] first,
+    const int32_t[::1] last,
+    const int64_t[::1] weight,
+    const int32_t[::1] cols,
+    Py_ssize_t n,
+) except -1:
+    cdef Py_ssize_t j
+    if weight.shape[0] != indptr.shape[0] - 1:
+        raise ValueError(f"{weight.shape[0]} weights of {indptr.shape[0] - 1} columns")
+    _check_spans(indptr, first, last, n)
+    for j in range(cols.shape[0]):
+        if not 0 <= cols[j] < n:
+            raise ValueError(f"place {cols[j]} of {n}")
+    return 0
+
+
+def _numbers(const int32_t[::1] rows not None, Py_ssize_t n):
+    # Which of *rows* each place is, or -1.
+    cdef Py_ssize_t i
+    out = np.full(n, -1, np.int32)
+    cdef int32_t[::1] number = out
+    for i in range(rows.shape[0]):
+        if not 0 <= rows[i] < n or number[rows[i]] >= 0:
+            raise ValueError(f"row {i} is no place of {n}, or comes twice")
+        number[rows[i]] = <int32_t>i
+    return out
+
+
+cdef class _Table:
+    # Rows of the n x n table of summed weights, one after another, in blocks of rows.
+    cdef:
+        const int64_t[::1] indptr, weight
+        const int32_t[::1] first, last
+        int64_t* table
+        int64_t* line
+        int64_t n, rows, top
+
+    def __cinit__(self, indptr, first, last, weight, Py_ssize_t n):
+        self.indptr, self.first, self.last, self.weight = indptr, first, last, weight
+        self.n, self.top = n, -1
+        self.rows = min(max(BLOCK_ENTRIES // (n + 1), 16), n)
+        self.table = <int64_t*>malloc((self.rows * (n + 1) + 1) * sizeof(int64_t))
+        self.line = <int64_t*>malloc((n + 1) * sizeof(int64_t))
+        if self.table == NULL or self.line == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.table)
+        free(self.line)
+
+    cdef int64_t* at(self, int64_t i) noexcept nogil:
+        # Row i. Rows are asked for rising; those between two of one block are passed over.
+        cdef int64_t c, j, k, an, below, total = 0, width = self.n + 1
+        cdef int64_t* row
+        if self.top < 0 or i >= self.top + self.rows:
+            self.top = i
+            below = min(i + self.rows, self.n)
+            memset(self.table, 0, (below - i) * width * sizeof(int64_t))
+            for c in range(self.weight.shape[0]):
+                k = self.indptr[c]
+                an = self.indptr[c + 1] - k
+                if an:
+                    _rectangles(
+                        self.table, self.n, i, below, &self.first[k], &self.last[k], an,
+                        &self.first[k], &self.last[k], an, self.weight[c],
+                    )
+            for k in range(1, below - i):
+                row = self.table + k * width
+                for j in range(width):
+                    row[j] += row[j - width]
+        row = self.table + (i - self.top) * width
+        for j in range(self.n):
+            total += row[j]
+            self.line[j] = total
+        return self.line
+
+
 def meeting_sums(
     const int64_t[::1] indptr not None,
     const int32_t[::1] first not None,
     const int32_t[::1] last not None,
     const int64_t[::1] weight not None,
-    const int32_t[::1] place not None,
+    const int32_t[::1] rows not None,
+    const int32_t[::1] cols not None,
+    Py_ssize_t n,
 ):
-    """For each pair (i, j) the weight of all columns that both are in, as CSR.
+    """For each of *rows* with each of *cols* the weight of all columns that both are in, as CSR.
 
     Parameters
     ----------
     indptr, first, last
-        C columns as spans of places.
+        C columns as spans of places 0 .. n - 1.
     weight : (C,) int64
         Not negative.
-    place : (n,) int32
-        Row and column of the answer for each place; a permutation.
+    rows : (r,) int32
+        Place of each row of the answer, each at most once.
+    cols : (c,) int32
+        Place of each column of the answer.
+    n
+        Number of places.
 
     Returns
     -------
     (indptr, indices, data)
-        (n + 1,) int64, (nnz,) int32, rising in each row, (nnz,) int64, none of them 0.
-        O(n**2 + sum over columns of spans**2).
+        (r + 1,) int64, (nnz,) int32, rising in each row, (nnz,) int64, none of them 0.
+        O(n**2 + sum over columns of spans**2), and 12 bytes for each pair that is not 0.
     """
     cdef:
-        Py_ssize_t n = place.shape[0], n_sets = indptr.shape[0] - 1, c
-        int64_t rows, top, bottom, i, j, total, nnz = 0, width
-        int64_t* table = NULL
-    if weight.shape[0] != n_sets:
-        raise ValueError(f"{weight.shape[0]} weights of {n_sets} columns")
-    _check_spans(indptr, first, last, n)
-    if n and not np.array_equal(np.sort(place), np.arange(n)):
-        raise ValueError("place is not a permutation")
-    # What is not written to costs no memory.
-    indices, data = np.empty(n * n, np.int32), np.empty(n * n, np.int64)
-    order, out_indptr = np.argsort(place).astype(np.int32), np.zeros(n + 1, np.int64)
-    if n == 0 or first.shape[0] == 0:
-        return out_indptr, indices[:0], data[:0]
+        int64_t r = rows.shape[0], i, j, k, at, most, start, n_cols = cols.shape[0]
+        int64_t* line
+        _Table table
+    _check_sums(indptr, first, last, weight, cols, n)
+    cdef const int32_t[::1] number = _numbers(rows, n)
+    change = np.zeros(n + 1, np.int64)
+    np.add.at(change, np.asarray(first), 1)
+    np.add.at(change, np.asarray(last) + 1, -1)
+    met = np.cumsum(change[:n]) > 0  # the other places share nothing
+    out_indptr = np.zeros(r + 1, np.int64)
+    filled = np.asarray(met[np.asarray(rows)], np.int64)
+    most = int(met[np.asarray(cols)].sum())
+    # Row k is written where it will stand if no pair is 0, and moved down if some are. What is
+    # not written to costs no memory.
+    room = most * int(filled.sum())
+    indices, data = np.empty(room, np.int32), np.empty(room, np.int64)
+    if not room:
+        return out_indptr, indices, data
+    begins = (np.cumsum(filled) - filled) * most
     cdef:
-        int32_t[::1] indices_ = indices, from_ = order
+        const int64_t[::1] begin = begins
+        const unsigned char[::1] met_ = met.view(np.uint8)
+        int32_t[::1] indices_ = indices
         int64_t[::1] data_ = data, indptr_ = out_indptr
-    width = n + 1
-    rows = min(max(BLOCK_ENTRIES // width, 16), n)
-    table = <int64_t*>malloc((rows * width + 1) * sizeof(int64_t))
-    if table == NULL:
-        raise MemoryError
-    # Rows are finished in the order of places; the answer wants its own order.
-    found = np.empty((n, 2), np.int64)
-    cdef int64_t[:, ::1] found_ = found
-    with nogil:
-        top = 0
-        while top < n:
-            bottom = min(top + rows, <int64_t>n)
-            memset(table, 0, (bottom - top) * width * sizeof(int64_t))
-            for c in range(n_sets):
-                if indptr[c + 1] > indptr[c]:
-                    _rectangles(
-                        table, n, top, bottom,
-                        &first[indptr[c]], &last[indptr[c]], indptr[c + 1] - indptr[c],
-                        &first[indptr[c]], &last[indptr[c]], indptr[c + 1] - indptr[c],
-                        weight[c],
-                    )
-            for i in range(top, bottom):
-                if i > top:
-                    for j in range(n):
-                        table[(i - top) * width + j] += table[(i - top - 1) * width + j]
-            for i in range(top, bottom):
-                total = 0
-                for j in range(n):
-                    total += table[(i - top) * width + j]
-                    table[(i - top) * width + j] = total
-                found_[place[i], 0] = nnz
-                for j in range(n):
-                    total = table[(i - top) * width + from_[j]]
-                    if total:
-                        indices_[nnz] = <int32_t>j
-                        data_[nnz] = total
-                        nnz += 1
-                found_[place[i], 1] = nnz
-            top = bottom
-    free(table)
-    for i in range(n):
-        out_indptr[i + 1] = out_indptr[i] + found_[i, 1] - found_[i, 0]
-    if np.array_equal(place, np.arange(n)):
-        return out_indptr, indices[:nnz], data[:nnz]
-    sorted_indices, sorted_data = np.empty(nnz, np.int32), np.empty(nnz, np.int64)
-    cdef:
-        int32_t[::1] si = sorted_indices
-        int64_t[::1] sd = sorted_data
+    table = _Table(indptr, first, last, weight, n)
     with nogil:
         for i in range(n):
-            top = indptr_[i] - found_[i, 0]
-            for j in range(found_[i, 0], found_[i, 1]):
-                si[top + j] = indices_[j]
-                sd[top + j] = data_[j]
-    return out_indptr, sorted_indices, sorted_data
+            if number[i] < 0 or not met_[i]:
+                continue
+            line = table.at(i)
+            start = at = begin[number[i]]
+            for j in range(n_cols):
+                if line[cols[j]]:
+                    indices_[at] = <int32_t>j
+                    data_[at] = line[cols[j]]
+                    at += 1
+            indptr_[number[i] + 1] = at - start
+        at = 0
+        for i in range(r):
+            k = indptr_[i + 1]
+            if k and begin[i] != at:
+                memmove(&indices_[at], &indices_[begin[i]], k * sizeof(int32_t))
+                memmove(&data_[at], &data_[begin[i]], k * sizeof(int64_t))
+            at += k
+            indptr_[i + 1] = at
+    indices, data = indices[:at], data[:at]
+    if 2 * at < room:
+        return out_indptr, indices.copy(), data.copy()
+    return out_indptr, indices, data
+
+
+def meeting_ratios(
+    const int64_t[::1] indptr not None,
+    const int32_t[::1] first not None,
+    const int32_t[::1] last not None,
+    const int64_t[::1] weight not None,
+    const int32_t[::1] rows not None,
+    const int32_t[::1] cols not None,
+    Py_ssize_t n,
+):
+    """For each of *rows* with each of *cols* the weight that both have by that either has.
+
+    Parameters
+    ----------
+    indptr, first, last, weight, rows, cols, n
+        As for ``meeting_sums``.
+
+    Returns
+    -------
+    (r, c) float64
+        NaN where neither has any. O(n**2 + sum over columns of spans**2).
+    """
+    cdef:
+        int64_t i, j, both, either, n_cols = cols.shape[0]
+        int64_t* line
+        _Table table
+    _check_sums(indptr, first, last, weight, cols, n)
+    cdef const int32_t[::1] number = _numbers(rows, n)
+    each = np.repeat(np.asarray(weight), np.diff(np.asarray(indptr)))
+    change = np.zeros(n + 1, np.int64)
+    np.add.at(change, np.asarray(first), each)
+    np.add.at(change, np.asarray(last) + 1, -each)
+    sizes = np.cumsum(change[:n])
+    out = np.empty((rows.shape[0], n_cols), np.float64)
+    if not out.size:
+        return out
+    cdef:
+        const int64_t[::1] size = sizes
+        double[:, ::1] ratio = out
+        double nan = np.nan
+    table = _Table(indptr, first, last, weight, n)
+    with nogil:
+        for i in range(n):
+            if number[i] < 0:
+                continue
+            line = table.at(i)
+            for j in range(n_cols):
+                both = line[cols[j]]
+                either = size[i] + size[cols[j]] - both
+                ratio[number[i], j] = <double>both / <double>either if either else nan
+    return out
 
 
 def row_sums(

@@ -5,6 +5,7 @@ import math
 import os
 from itertools import permutations, product
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from osmosis.errors import QueryError
 from osmosis.formats.csv import read_csv, write_csv
 from osmosis.graph.sets import PDSet
 from osmosis.model import Model
+from osmosis.query import metrics
 from strategies import RESOURCE_TYPES, SPACE_TYPES, VERBS, graph_of, system_of, systems
 
 prop = settings(
@@ -61,6 +63,10 @@ def two_of(system):
 
 def pds(model, *rows):
     return model.pds[rows[0]] if len(rows) == 1 else tuple(model.pds[r] for r in rows)
+
+
+def pds_of(model, rows):
+    return [model.pds[row] for row in rows]
 
 
 def said(answer):
@@ -370,6 +376,24 @@ def test_rsi(case, type_):
 
 
 @prop
+@given(cases(), st.data(), st.sampled_from([0, 64]))
+def test_shared_pages(case, data, few):
+    """Whole, and of some rows and columns, in any order and more than once, by either way."""
+    system, model = case
+    some = st.lists(st.sampled_from(list(system.pds)), max_size=4)
+    rows, cols = data.draw(some), data.draw(some)
+    want = np.array([[oracle.shared_pages(system, x, y) for y in system.pds] for x in system.pds])
+
+    with mock.patch.object(metrics, "_FEW", few):  # rows that are summed one by one
+        assert (model.shared_pages().toarray() == want).all()
+        part = model.shared_pages(pds_of(model, rows), pds_of(model, cols)).toarray()
+        ratios = model.rsi_matrix("MO", pds_of(model, rows), pds_of(model, cols))
+
+    assert (part == want[np.ix_(rows, cols)]).all()
+    np.testing.assert_array_equal(ratios, model.rsi_matrix("MO")[np.ix_(rows, cols)])
+
+
+@prop
 @given(cases(), SPACES, st.booleans())
 def test_fr(case, types, kernel):
     system, model = case
@@ -468,9 +492,9 @@ ASKED = {
     "bfs", "shared_resources", "shared_spaces", "common_resources", "common_spaces", "controllers",
     "controls", "services", "common_ancestors", "tcb", "impact_boundary", "shares", "may", "rsi",
     "fr", "explain", "control_matrix", "sharing_matrix", "tcb_matrix", "rsi_matrix", "fr_matrix",
-    "group_by",
+    "shared_pages", "group_by",
 }  # fmt: skip
-TESTED_ELSEWHERE = {"isolation", "isolation_matrix", "pages_shared", "shared_pages"}
+TESTED_ELSEWHERE = {"isolation", "isolation_matrix", "pages_shared"}
 NOT_QUERIES = {"pd", "find", "expand"}
 
 

@@ -88,14 +88,23 @@ def test_meeting_sums_and_row_sums(system, data):
         for i in one:
             for j in one:
                 want[place[i], place[j]] += pages
-    indptr, indices, values = reach.meeting_sums(*columns(a), i8(weight), i4(place))
-    got = np.zeros((n, n), np.int64)
-    for i in range(n):
-        row = slice(indptr[i], indptr[i + 1])
-        assert (np.diff(indices[row]) > 0).all()
-        got[i, indices[row]] = values[row]
-    assert (got == want).all()
-    assert (values != 0).all()
+    at = np.argsort(place)  # place by row of want
+    rows = data.draw(st.lists(st.integers(0, n - 1), unique=True))
+    cols = data.draw(st.lists(st.integers(0, n - 1)))
+    for r, c in ((range(n), range(n)), (rows, cols)):
+        asked = *columns(a), i8(weight), i4(at[list(r)]), i4(at[list(c)]), n
+        indptr, indices, values = reach.meeting_sums(*asked)
+        got = np.zeros((len(r), len(c)), np.int64)
+        for i in range(len(r)):
+            row = slice(indptr[i], indptr[i + 1])
+            assert (np.diff(indices[row]) > 0).all()
+            got[i, indices[row]] = values[row]
+        assert (got == want[np.ix_(r, c)]).all()
+        assert (values != 0).all()
+        size = want.diagonal()
+        either = size[list(r)][:, None] + size[list(c)][None, :] - got
+        with np.errstate(invalid="ignore"):
+            np.testing.assert_array_equal(reach.meeting_ratios(*asked), got / either)
     some = data.draw(st.lists(st.integers(0, n - 1), max_size=3))
     rows = reach.row_sums(*columns(a), i8(weight), i4(some), n)
     for k, i in enumerate(some):
@@ -118,8 +127,13 @@ def test_spans(data):
 @pytest.mark.parametrize(("first", "last"), [([3], [2]), ([-1], [2]), ([0], [9]), ([4, 1], [5, 2])])
 def test_spans_outside_are_refused(first, last):
     with pytest.raises(ValueError, match="span"):
-        reach.meeting_sums(i8([0, len(first)]), i4(first), i4(last), i8([1]), i4(range(6)))
+        reach.meeting_sums(i8([0, len(first)]), i4(first), i4(last), i8([1]), i4([]), i4([]), 6)
     with pytest.raises(ValueError, match="slice"):
         reach.spans(i8([0, 1]), i8([0]), i8([3]), i4([1, 2]))
-    with pytest.raises(ValueError, match="permutation"):
-        reach.meeting_sums(i8([0]), i4([]), i4([]), i8([]), i4([0, 0]))
+    for sums in (reach.meeting_sums, reach.meeting_ratios):
+        with pytest.raises(ValueError, match="comes twice"):
+            sums(i8([0]), i4([]), i4([]), i8([]), i4([0, 0]), i4([]), 2)
+        with pytest.raises(ValueError, match="place 2 of 2"):
+            sums(i8([0]), i4([]), i4([]), i8([]), i4([]), i4([2]), 2)
+        with pytest.raises(ValueError, match="weights"):
+            sums(i8([0]), i4([]), i4([]), i8([1]), i4([]), i4([]), 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,14 @@ from osmosis.graph.graph import ANY, POTENTIAL, SERVER, Edge, Kind
 from osmosis.graph.sets import Nodes
 from osmosis.query.engine import Engine
 from osmosis.query.options import type_mask, types_of
-from osmosis.query.reach import Incidence, Spans, certain_spans, incidence, shareable, spans
+from osmosis.query.reach import (
+    Incidence,
+    certain_spans,
+    incidence,
+    reached_alone,
+    shareable,
+    spans,
+)
 from osmosis.query.walk import Way, distinct
 
 __all__ = [
@@ -64,13 +72,11 @@ def shared_pages(
     """Return base pages (4 KiB) that both reach, of memory objects, as int64.
 
     The diagonal is a PD's own distinct pages. Time O(n**2 + sum over memory objects of spans of
-    holders**2); of a few rows O(spans).
+    holders**2), and 12 bytes for each pair that shares; of a few rows O(spans + n).
     """
-    found = _sums(engine, frozenset(["MO"]), group, n, rows)
-    if found is not None:
-        out = found if cols is None else csr_array(found[:, cols])
-        out.eliminate_zeros()
-        return out
+    held = _held(engine, frozenset(["MO"]), group, n)
+    if held is not None:
+        return held.sums(rows, cols)
     matrix, pages = weights(engine, frozenset(["MO"]), group, n)
     left = matrix if rows is None else matrix[rows]
     right = matrix if cols is None else matrix[cols]
@@ -111,34 +117,100 @@ def pages_shared(engine: Engine, group: I4, n: int) -> NDArray[np.int64]:
 _FEW = 64  # rows that are summed one by one
 
 
-def _sums(
-    engine: Engine, types: frozenset[str], group: I4, n: int, rows: I4 | None
-) -> csr_array | None:
-    """(rows, n) pages that both reach, as int64; None where a weight is not a whole number."""
+class _Held(NamedTuple):
+    """What each of n groups reaches, as columns of spans of places, and what each column weighs.
+
+    Resources that two groups may reach are a column each; what a group alone reaches is one
+    column with it.
+    """
+
+    indptr: NDArray[np.int64]  # (C + 1,)
+    first: I4
+    last: I4
+    weight: NDArray[np.int64]  # (C,) pages of a memory object in 4 KiB, else 1
+    place: I4  # (n,) of each group
+    by_place: I4  # (n,) group at each place
+
+    @property
+    def size(self) -> F8:
+        """(n,) weight of all that each group reaches."""
+        n = len(self.place)
+        each = np.repeat(self.weight, np.diff(self.indptr))
+        change = np.zeros(n + 1, np.int64)
+        np.add.at(change, self.first, each)
+        np.add.at(change, self.last + 1, -each)
+        return np.cumsum(change)[self.place].astype(np.float64)
+
+    def sums(self, rows: I4 | None, cols: I4 | None) -> csr_array:
+        """Return the weight that each of *rows* and each of *cols* have in common."""
+        n = len(self.place)
+        if rows is not None and len(rows) <= _FEW:
+            dense = np.empty((len(rows), n), np.int64)
+            dense[:, self.by_place] = reach.row_sums(*self[:4], self.place[rows], n)
+            return csr_array(dense if cols is None else dense[:, cols])
+        some, again = _once(n, rows)
+        columns = self.place if cols is None else self.place[cols]
+        indptr, indices, data = reach.meeting_sums(*self[:4], self.place[some], columns, n)
+        # With an indptr of int64 SciPy would turn the indices into int64 too.
+        narrow = indptr.astype(indices.dtype) if len(data) < 1 << 31 else indptr
+        out = csr_array((data, indices, narrow), shape=(len(some), len(columns)))
+        return out if again is None else csr_array(out[again])
+
+    def ratios(self, rows: I4 | None, cols: I4 | None) -> F8:
+        """Return what each pair has in common by what either has; NaN where neither has any."""
+        n = len(self.place)
+        some, again = _once(n, rows)
+        columns = self.place if cols is None else self.place[cols]
+        out = reach.meeting_ratios(*self[:4], self.place[some], columns, n)
+        return out if again is None else out[again]
+
+
+def _once(n: int, rows: I4 | None) -> tuple[I4, I4 | None]:
+    """*rows*, or all n, without repetition, and where each is then found if that changed them."""
+    if rows is None:
+        return np.arange(n, dtype=np.int32), None
+    some, again = np.unique(rows, return_inverse=True)
+    if len(some) == len(rows):
+        return rows, None
+    return some, again.astype(np.int32)
+
+
+def _held(engine: Engine, types: frozenset[str], group: I4, n: int) -> _Held | None:
+    """What each group certainly reaches of the types; kept. None where a weight is no integer."""
     index = engine.index
-    alone = len(group) == n  # each PD is its own group
-    key = ("spans", types, None if alone else group.tobytes())
+    each = len(group) == n  # every PD is its own group
 
-    def make() -> Spans:
-        mask = type_mask(engine.graph, types)
-        value = None if alone else group.astype(np.int32)
-        return spans(index, Way(ANY), Kind.RESOURCE, mask, value=value)
+    def make() -> _Held | None:
+        way, pages = Way(ANY), engine.graph.pages
+        wanted = _of_types(engine, types) & (engine.graph.kind == Kind.RESOURCE)
+        if (pages[wanted] != np.floor(pages[wanted])).any() or (pages[wanted] < 0).any():
+            return None
+        if each:
+            columns = certain_spans(index, way, Kind.RESOURCE)
+            columns = columns.take(np.flatnonzero(wanted[columns.nodes]))
+            place, by_place = index.place, index.by_place
+        else:
+            only = np.flatnonzero(shareable(index) & wanted).astype(np.int32)
+            columns = spans(
+                index, way, Kind.RESOURCE, None, only=only, value=group.astype(np.int32)
+            )
+            place = by_place = np.arange(n, dtype=np.int32)
+        nodes, pds = reached_alone(index, way, wanted)
+        alone = np.bincount(group[pds], weights=pages[nodes], minlength=n).astype(np.int64)
+        owners = np.flatnonzero(alone)
+        at = place[owners].astype(np.int32)
+        end = columns.indptr[-1]
+        return _Held(
+            np.concatenate([columns.indptr, end + 1 + np.arange(len(owners))]),
+            np.concatenate([columns.first, at]),
+            np.concatenate([columns.last, at]),
+            np.concatenate([pages[columns.nodes].astype(np.int64), alone[owners]]),
+            place,
+            by_place,
+        )
 
-    columns: Spans = engine.once(key, make)
-    pages = engine.graph.pages[columns.nodes]
-    weight = pages.astype(np.int64)
-    if (weight != pages).any() or (weight < 0).any():
-        return None
-    by_place = index.by_place if alone else np.arange(n, dtype=np.int32)
-    of = (columns.indptr, columns.first, columns.last, weight)
-    if rows is None or len(rows) > _FEW:
-        indptr, indices, data = reach.meeting_sums(*of, by_place)
-        out = csr_array((data, indices, indptr), shape=(n, n))
-        return out if rows is None else csr_array(out[rows])
-    place = index.place if alone else by_place
-    dense = np.empty((len(rows), n), np.int64)
-    dense[:, by_place] = reach.row_sums(*of, place[rows], n)
-    return csr_array(dense)
+    made: _Held | None = engine.once(("held", types, None if each else group.tobytes()), make)
+    return made
 
 
 def rsi_matrix(
@@ -156,15 +228,12 @@ def rsi_matrix(
     """
     if not isinstance(type_name, str):
         raise QueryError(f"rsi wants one type, not {type_name!r}")
-    types = types_of(engine.graph, type_name)
-    size, both = _common_pages(engine, types or frozenset(), group, n, rows, cols)
-    either = (
-        (size if rows is None else size[rows])[:, None]
-        + (size if cols is None else size[cols])[None, :]
-        - both
-    )
-    out = np.full(either.shape, np.nan)
-    np.divide(both, either, out=out, where=either > 0)
+    types = types_of(engine.graph, type_name) or frozenset()
+    held = _held(engine, types, group, n)
+    if held is not None:
+        out, size = held.ratios(rows, cols), held.size
+    else:
+        out, size = _ratios(engine, types, group, n, rows, cols)
     kernel = engine.kernel
     if kernel is not None:  # it reaches all of them
         everything = (engine.graph.kind == Kind.RESOURCE) & _of_types(engine, types)
@@ -180,21 +249,23 @@ def rsi_matrix(
     return out
 
 
-def _common_pages(
+def _ratios(
     engine: Engine, types: frozenset[str], group: I4, n: int, rows: I4 | None, cols: I4 | None
 ) -> tuple[F8, F8]:
-    """Pages that each group reaches, (n,), and that each row and column both do."""
-    found = _sums(engine, types, group, n, None)
-    if found is not None:
-        some = found if rows is None else csr_array(found[rows])
-        some = some if cols is None else csr_array(some[:, cols])
-        size: F8 = np.asarray(found.diagonal(), np.float64)
-        return size, np.asarray(some.toarray(), np.float64)
+    """Return `_Held.ratios` and its size where weights are no integers: of small models."""
     matrix, pages = weights(engine, types, group, n)
     left = matrix if rows is None else matrix[rows]
     right = matrix if cols is None else matrix[cols]
     both: F8 = np.asarray((csr_array(left * pages[None, :]) @ right.T).toarray(), np.float64)
-    return np.asarray(matrix @ pages, np.float64).ravel(), both
+    size = np.asarray(matrix @ pages, np.float64).ravel()
+    either = (
+        (size if rows is None else size[rows])[:, None]
+        + (size if cols is None else size[cols])[None, :]
+        - both
+    )
+    out = np.full(either.shape, np.nan)
+    np.divide(both, either, out=out, where=either > 0)
+    return out, size
 
 
 def _of_types(engine: Engine, types: frozenset[str] | None) -> NDArray[np.bool_]:

@@ -19,6 +19,7 @@ __all__ = [
     "aligned",
     "certain_spans",
     "incidence",
+    "reached_alone",
     "shareable",
     "spans",
     "touched",
@@ -320,6 +321,38 @@ def shareable(index: Index) -> Bools:
         return _following(index, ways > 1)
 
     return index.once("shareable", make)
+
+
+def reached_alone(index: Index, way: Way, wanted: Bools) -> tuple[I4, I4]:
+    """Return the nodes of *wanted* that are not `shareable`, and the PD that reaches each.
+
+    Not the kernel; nodes that nobody reaches are left out. Of a way without W: a private
+    HOLD is then as good as another. O(N log N), as each has one way in at most.
+    """
+    if way.ends_private:
+        raise ValueError("a private HOLD ends the paths of this way")
+    parent = np.arange(index.n_nodes, dtype=np.int32)
+    for kind in (Edge.HOLD, Edge.MAP):
+        edges = index.kinds[kind]
+        keep = way.passes(edges, np.arange(len(edges)), kind) & ~index.is_pd[edges.dst]
+        if not way.potential:
+            keep &= (edges.flags & POTENTIAL) == 0
+        parent[edges.dst[keep]] = edges.src[keep]
+    runs = index.runs.runs
+    use = (runs.perm & way.need) == way.need
+    parent[runs.dst[use]] = runs.source[runs.first[use]]
+    nodes = np.flatnonzero(wanted & ~shareable(index)).astype(np.int32)
+    root = parent
+    for _ in range(index.n_nodes.bit_length()):
+        further = root[root]
+        if np.array_equal(further, root):
+            break
+        root = further
+    found = root[nodes]
+    keep = index.is_pd[found]
+    if index.kernel is not None:
+        keep &= found != index.kernel
+    return nodes[keep], found[keep]
 
 
 def certain_spans(index: Index, way: Way, kind: Kind) -> Spans:
