@@ -7,9 +7,10 @@ NFS host that hangs does not make us hang. Raises only OSError and ValueError.
 """
 from libc.errno cimport EACCES, EAGAIN, EINTR, ENOENT, ENOMEM, EPERM, ESRCH, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport atoi, calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy
-from posix.unistd cimport close
+from libc.stdio cimport snprintf
+from libc.stdlib cimport atoi, atoll, calloc, free, malloc, realloc
+from libc.string cimport memcmp, memcpy, strstr
+from posix.unistd cimport close, read
 
 from _fastproc.bits cimport KCMP_FILE
 
@@ -77,6 +78,9 @@ cdef extern from *:
     static long fds_readlink(int at, const char* name, char* out, long size) {
         return readlinkat(at, name, out, size);
     }
+    static int fds_open(int at, const char* name) {
+        return openat(at, name, O_RDONLY | O_CLOEXEC);
+    }
     """
     struct fds_facts:
         uint64_t dev
@@ -92,17 +96,23 @@ cdef extern from *:
     uint64_t fds_device(int at, const char* name) nogil
     long fds_readlink(int at, const char* name, char* out, long size) nogil
     long fds_kcmp(int a, int b, int kind, unsigned long x, unsigned long y) nogil
+    int fds_open(int at, const char* name) nogil
 
 cdef enum:
     LIST_BYTES = 32768
     NAME_BYTES = 4096
+    INFO_BYTES = 4096
     S_IFMT = 0o170000
     REFUSED = 0xFFFFFFFF  # st_mode of what could not be looked at
+    NO_LINE_ = -1
+    UNREADABLE_ = -2
     MAX_PASSES = 8  # of same_files, each after some descriptor was closed in the middle
 
 # Bits of `access`.
 READ, WRITE = 4, 2
 NO_MODE = <unsigned int>REFUSED
+# What `info_numbers` gives where there is no number.
+NO_LINE, UNREADABLE = NO_LINE_, UNREADABLE_
 
 
 cdef struct Entry:
@@ -374,6 +384,66 @@ def scan(const int32_t[::1] dirfds not None, const int32_t[::1] process not None
         free(t.seen)
         free(t.arena)
         free(t.ends)
+
+
+cdef int64_t _info(int dirfd, int fd, const char* key, int64_t size, char* text) noexcept nogil:
+    # The number after *key* in the fdinfo of a descriptor, NO_LINE, or UNREADABLE.
+    cdef:
+        char[32] name
+        char* found
+        int at
+        long got, n = 0
+    snprintf(name, sizeof(name), b"fdinfo/%d", fd)
+    at = fds_open(dirfd, name)
+    if at < 0:
+        return UNREADABLE_
+    while n < INFO_BYTES - 1:
+        got = read(at, text + n, INFO_BYTES - 1 - n)
+        if got < 0 and errno == EINTR:
+            continue
+        if got <= 0:
+            break
+        n += got
+    close(at)
+    if n == 0:
+        return UNREADABLE_
+    text[n] = 0
+    found = strstr(text, key)
+    while found != NULL and found != text and found[-1] != 10:  # only at the start of a line
+        found = strstr(found + 1, key)
+    return NO_LINE_ if found == NULL else atoll(found + size)
+
+
+def info_numbers(const int32_t[::1] dirfds not None, const int32_t[::1] fds not None, bytes key):
+    """Read one number of the fdinfo of many descriptors; releases the GIL.
+
+    Parameters
+    ----------
+    dirfds, fds : (N,) int32
+        The open directory of each one's process (/proc/<pid>), -1 to pass it over; and its number.
+    key
+        What stands before the number, such as ``b"scm_fds:"``.
+
+    Returns
+    -------
+    (N,) int64
+        ``NO_LINE`` where there is no such line in the first 4 KiB, ``UNREADABLE`` where there is
+        no such file. About 7 us each.
+    """
+    cdef:
+        Py_ssize_t i, n = dirfds.shape[0]
+        char[INFO_BYTES] text
+        const char* word = key
+        int64_t size = len(key)
+    if fds.shape[0] != n:
+        raise ValueError(f"{n} directories but {fds.shape[0]} descriptors")
+    out = np.full(n, UNREADABLE_, np.int64)
+    cdef int64_t[::1] out_ = out
+    with nogil:
+        for i in range(n):
+            if dirfds[i] >= 0:
+                out_[i] = _info(dirfds[i], fds[i], word, size, &text[0])
+    return out
 
 
 cdef struct Sort:

@@ -50,7 +50,7 @@ cdef struct Row:
     uint32_t remote_port
     uint32_t device         # bound to this interface, 0 for none
     uint32_t uid
-    uint32_t queue          # of a listener, connections that wait
+    uint32_t queue          # of a listener, connections that wait; unix: bytes that wait
     uint16_t protocol
     uint8_t family
     uint8_t type            # SOCK_*, 0 where the answer does not tell

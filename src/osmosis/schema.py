@@ -312,6 +312,7 @@ COLUMNS: dict[str, Column] = {
         """
         process      i4  >process that has it
         fd           i4  its number there
+        tid          i4  thread whose own table it is in; 0: in the process's
         access       u1  R 4, W 2, as it was opened; 0 for O_PATH
         open         i4  >open what it leads to
         """,
@@ -328,6 +329,7 @@ COLUMNS: dict[str, Column] = {
         super        u8  s_dev of its superblock, as maps and mountinfo print it; 0 if not known
         name         i4  >string where one link to it leads
         sure         i1  1: told apart from every other; 0: may be the same as others of its kind
+        seals        i4  of a memfd F_SEAL_*, -1 if they were not told; else 0
         """,
     ),
     # Sockets (capture/sockets.py), by network namespace; those that are held and were in no answer
@@ -354,7 +356,7 @@ COLUMNS: dict[str, Column] = {
         remote_port  u4  port that it is connected to
         device       u4  number of the interface it is bound to, 0 for none
         uid          u4  owner
-        queue        u4  of a listener, connections that wait to be accepted
+        queue        u4  listener: connections that wait to be accepted; unix: bytes to be received
         vfs_dev      u8  unix: device of the socket file, major << 32 | minor, 0 for none
         vfs_inode    u8  unix: lower 32 bits of its inode number
         name         i4  >string unix: name, as bound; of one that was in no answer its protocol

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from osmosis.capture.control import opens_by_handle, read_control
+from osmosis.capture.files import FileReader
 from osmosis.capture.ledger import Ledger
+from osmosis.capture.mounts import MountReader
 from osmosis.capture.namespaces import read_namespaces
 from osmosis.capture.processes import read_processes, shared_mm_groups
 from osmosis.snapshot import Snapshot, StringPool
@@ -188,7 +190,9 @@ def snapshot_of(pids: list[int], proc: str = "/proc") -> Snapshot:
     ledger = Ledger(pool)
     with read_processes(proc, sorted(pids), pool=pool, ledger=ledger) as record:
         namespaces = read_namespaces(proc, record, record.held, ledger=ledger)
-        facts = read_control(record, namespaces, ledger=ledger)
+        files = FileReader(record, MountReader(record, ledger=ledger), ledger=Ledger(pool))
+        files.read()
+        facts = read_control(record, namespaces, files, ledger=ledger)
         columns = {**record.columns, **namespaces, **facts}
         mm = shared_mm_groups(record)
         columns["process_mm"] = mm

@@ -239,6 +239,189 @@ def ring(register):
     ]
 
 
+SEND = """
+import array
+mine, its = socket.socketpair(socket.AF_UNIX, {kind})
+def send(fd, data=b"x"):
+    rights = array.array("i", [fd])
+    mine.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    os.close(fd)
+def receive():
+    _, rights, _, _ = its.recvmsg(1, 64)
+    fd = array.array("i", rights[0][2])[0]
+    return os.read(fd, 99).decode()
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "sources"),
+    [
+        ("socket.SOCK_STREAM", b"x", None),
+        ("socket.SOCK_STREAM", b"x", FILES),  # without sock_diag every socket is asked
+        ("socket.SOCK_DGRAM", b"", None),  # no byte waits, and a descriptor does
+        ("socket.SOCK_SEQPACKET", b"", None),
+    ],
+)
+def test_a_memfd_in_flight_is_nobodys_and_its_receivers_may_hold_anything(kind, data, sources):
+    with (
+        child(SEND.format(kind=kind) + "kid = fork(lambda: mine.close())\nits.close()") as sender,
+        child() as reader,
+        child() as stranger,
+    ):
+        # The reader holds a memfd, which it has from the sender; then the sender lets go of it.
+        sender.do("f = os.memfd_create('sent')\nos.write(f, b'hello')\nos.lseek(f, 0, 0)")
+        kid = sender.ask("kid")
+        link = f"/proc/{sender.pid}/fd/{sender.ask('f')}"
+        reader.do(f"m = os.open({link!r}, os.O_RDWR)\ne = os.eventfd(0)")
+        pids = [sender.pid, kid, reader.pid, stranger.pid]
+        before = osmosis.capture(pids, sources=sources).model()
+        sender.do(f"send(f, {data!r})")
+        snap = osmosis.capture(pids, sources=sources)
+        model = snap.model()
+        tables = [Path(f"/proc/{pid}/fd") for pid in (sender.pid, kid)]
+        links = [os.readlink(fd) for table in tables for fd in table.iterdir()]
+    assert not any("memfd:sent" in link for link in links)  # in nobody's table
+    assert before.shares(reader.pid, sender.pid, types="FILE", access="W").state is True
+    assert before.shares(reader.pid, kid, types="FILE", access="W").state is not None
+    assert model.shares(reader.pid, kid, types="FILE", access="W").state is not False
+    assert model.shares(reader.pid, kid, types="EVENTFD", access="W").state is None
+    # Those at whose sockets nothing waits are told as before.
+    assert model.shares(reader.pid, sender.pid, types="EVENTFD").state is False
+    assert model.shares(reader.pid, stranger.pid, types="EVENTFD").state is False
+    gaps = [
+        (r.pid, r.status)
+        for r in snap.coverage.gaps
+        if r.source == "files" and "flight" in r.reason
+    ]
+    assert gaps == [(kid, "partial")]
+
+
+def test_a_listener_has_what_was_sent_to_a_connection_that_waits(tmp_path):
+    path = str(tmp_path / "socket")
+    with (
+        child(f"s = socket.socket(socket.AF_UNIX)\ns.bind({path!r})\ns.listen()") as server,
+        child(SEND.format(kind="socket.SOCK_STREAM")) as client,
+    ):
+        client.do(f"mine = socket.socket(socket.AF_UNIX)\nmine.connect({path!r})")
+        quiet = osmosis.capture([server.pid, client.pid])
+        client.do("send(os.memfd_create('sent'))")
+        snap = osmosis.capture([server.pid, client.pid])
+
+        def in_flight(s):
+            return [r.pid for r in s.coverage.gaps if "flight" in r.reason and r.pid == server.pid]
+
+        assert in_flight(quiet) == []
+        assert in_flight(snap) == [server.pid]
+
+
+def test_the_seals_of_a_memfd_say_who_may_still_write():
+    code = """
+import fcntl
+def make(seals):
+    f = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
+    os.write(f, b"0123456789")
+    fcntl.fcntl(f, fcntl.F_ADD_SEALS, seals)
+    return f
+def attempt(work):
+    try:
+        work()
+    except PermissionError:
+        return False
+    return True
+def changes(f):
+    return [attempt(lambda: os.pwrite(f, b"!", 0)), attempt(lambda: os.ftruncate(f, 5))]
+"""
+    # F_SEAL_SHRINK 2, GROW 4, WRITE 8, FUTURE_WRITE 16, and what the owner can then change.
+    cases = {0: True, 8: True, 8 | 2 | 4: False, 16 | 2 | 4: False, 2 | 4: True}
+    for seals, wanted in cases.items():
+        with child(code) as writer, child() as reader:
+            f = writer.ask(f"make({seals})")
+            reader.do(f"m = os.open('/proc/{writer.pid}/fd/{f}', os.O_RDONLY)")
+            snap = osmosis.capture([writer.pid, reader.pid])
+            inode = os.stat(f"/proc/{writer.pid}/fd/{f}").st_ino
+            changed = writer.ask(f"changes({f})")
+        assert any(changed) == wanted, seals
+        found = snap.model().common_resources(reader.pid, writer.pid, types="FILE", access="W")
+        assert any(name.endswith(f"_{inode}") for name in found.ids) == wanted, seals
+        row = int(np.flatnonzero(snap["open_inode"] == inode)[0])
+        assert snap["open_seals"][row] == seals
+
+
+def test_a_mapping_from_before_a_seal_on_future_writes_still_writes():
+    code = """
+import fcntl, mmap
+f = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
+os.ftruncate(f, 4096)
+m = mmap.mmap(f, 4096)
+fcntl.fcntl(f, fcntl.F_ADD_SEALS, 16 | 2 | 4)
+"""
+    with child(code) as writer, child() as reader:
+        f = writer.ask("f")
+        reader.do(f"m = os.open('/proc/{writer.pid}/fd/{f}', os.O_RDONLY)")
+        inode = os.stat(f"/proc/{writer.pid}/fd/{f}").st_ino
+        model = osmosis.capture([writer.pid, reader.pid]).model()
+        found = model.common_resources(reader.pid, writer.pid, types="FILE", access="W")
+        writer.do("m[0] = 33")
+        assert reader.ask("os.pread(m, 1, 0)[0]") == 33
+    assert any(name.endswith(f"_{inode}") for name in found.ids)
+
+
+LINK = "opened['link']"
+
+
+def test_descriptor_tables_that_threads_have_for_themselves(tmp_path):
+    own, shared = tmp_path / "own", tmp_path / "shared"
+    own.touch()
+    shared.touch()
+    code = f"""
+opened = {{}}
+def work():
+    unshare(0x400)  # CLONE_FILES
+    opened["own"] = os.open({str(own)!r}, os.O_RDWR)
+    opened["link"] = os.open("/proc/self/ns/uts", os.O_RDONLY)
+    opened["tid"] = raw("gettid")
+tid = in_thread(work)
+in_thread(lambda: None)  # shares the process's table
+same = os.open({str(shared)!r}, os.O_RDONLY)  # gets the number that the thread's file has
+"""
+    with child(code) as a, child(f"m = os.open({str(own)!r}, os.O_RDONLY)") as b:
+        tid, number = a.ask("tid"), a.ask("opened['own']")
+        assert not os.path.lexists(f"/proc/{a.pid}/fd/{a.ask(LINK)}")
+        assert os.stat(f"/proc/{a.pid}/task/{tid}/fd/{number}").st_ino == own.stat().st_ino
+        assert a.ask("same") == number
+        snap = osmosis.capture([a.pid, b.pid])
+        model = snap.model()
+        found = model.common_resources(b.pid, a.pid, types="FILE", access="W")
+    assert any(name.endswith(f"_{own.stat().st_ino}") for name in found.ids)
+    assert [r.pid for r in snap.coverage.gaps if r.source == "files"] == []
+    row = int(np.searchsorted(snap["process_pid"], a.pid))
+    at = (snap["fd_process"] == row) & (snap["fd_fd"] == number)
+    inodes = dict(
+        zip(
+            snap["fd_tid"][at].tolist(),
+            snap["open_inode"][snap["fd_open"][at]].tolist(),
+            strict=True,
+        )
+    )
+    assert inodes == {0: shared.stat().st_ino, tid: own.stat().st_ino}
+
+
+def test_a_registered_file_in_any_slot_of_an_io_uring(need):
+    code = """
+params = ctypes.create_string_buffer(120)
+ring = libc.syscall(425, 4, params)
+r, w = os.pipe()
+"""
+    with child(code) as c, child() as other:
+        need(c.ask("ring") >= 0, "io_uring is not to be had here")
+        # The first slot is empty: -1.
+        c.do("ok(libc.syscall(427, ring, 2, (ctypes.c_int * 3)(-1, w, -1), 3))\nos.close(w)")
+        text = Path(f"/proc/{c.pid}/fdinfo/{c.ask('ring')}").read_text()
+        need("UserFiles:" in text, "this kernel does not list registered files")
+        model = osmosis.capture([c.pid, other.pid]).model()
+    assert model.shares(other.pid, c.pid, types="PIPE", access="W").state is None
+
+
 def test_execve_while_we_read_leaves_no_descriptor_of_the_old_program(monkeypatch):
     from children import exec_again
 

@@ -81,7 +81,7 @@ tid = in_thread(go)
 
 
 def test_a_thread_with_descriptors_of_its_own(tmp_path):
-    """The leader's table does not show what a thread has open: that is unknown, and not a no."""
+    """The leader's table does not show what a thread has open: the thread's own one does."""
     path = tmp_path / "f"
     path.write_bytes(b"before")
     code = QUIET + OWN_TABLE.format(path=str(path))
@@ -96,7 +96,7 @@ def test_a_thread_with_descriptors_of_its_own(tmp_path):
         assert str(path) not in links[0]
         assert str(path) in links[1]
         assert a.ask("os.pread(g, 6, 0).decode()") == "after!"
-        assert model.shares(a.pid, b.pid, types={"FILE"}, access="W").state is None
+        assert model.shares(a.pid, b.pid, types={"FILE"}, access="W").state is True
         assert model.may(b.pid, "terminal", a.pid).state is False
         assert model.shares(a.pid, c.pid, types={"FILE"}, access="W").state is False  # as before
 
@@ -118,7 +118,7 @@ def test_a_pty_master_in_a_thread_with_descriptors_of_its_own():
             os.readlink(fd).endswith("ptmx") for fd in Path(f"/proc/{holder}/fd").iterdir()
         )
         assert model.may(a.pid, "terminal", plain).state is True
-        assert model.may(holder, "terminal", a.pid).state is None
+        assert model.may(holder, "terminal", a.pid).state is True
         assert model.may(plain, "terminal", a.pid).state is False
 
 

@@ -6,6 +6,8 @@ import stat
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from _fastproc import fds
 
@@ -29,6 +31,52 @@ def names(found):
         (p, n): texts[k] if k >= 0 else None
         for p, n, k in zip(columns["process"], columns["fd"], columns["name"], strict=True)
     }
+
+
+def slow_number(path, key):
+    """Twin of ``info_numbers``: one descriptor, a line at a time."""
+    try:
+        text = path.read_bytes()
+    except OSError:
+        return fds.UNREADABLE
+    if not text:
+        return fds.UNREADABLE
+    for line in text.split(b"\n"):
+        if line.startswith(key):
+            digits = line[len(key) :].strip()
+            return int(digits) if digits.isdigit() else 0
+    return fds.NO_LINE
+
+
+@given(st.lists(st.binary(max_size=60).map(lambda b: b.replace(b"\0", b"x")), max_size=4))
+def test_numbers_of_fdinfo_as_a_slow_reader_finds_them(tmp_path_factory, lines):
+    key = b"scm_fds:"
+    texts = [
+        b"pos:\t0\nscm_fds: 3\n",
+        b"scm_fds: 12",
+        b"no_scm_fds: 4\nscm_fds:\t5\n",
+        b"ino:\t7\n",
+        b"",
+        b"\n".join(lines),
+    ]
+    path = tmp_path_factory.mktemp("info")
+    (path / "fdinfo").mkdir()
+    for i, text in enumerate(texts):
+        (path / "fdinfo" / str(i)).write_bytes(text)
+    at = os.open(path, os.O_PATH | os.O_DIRECTORY)
+    n = len(texts) + 1  # the last one is not there
+    found = fds.info_numbers(np.full(n, at, np.int32), np.arange(n, dtype=np.int32), key)
+    os.close(at)
+    assert found.tolist() == [slow_number(path / "fdinfo" / str(i), key) for i in range(n)]
+
+
+def test_numbers_of_nobody():
+    empty = np.empty(0, np.int32)
+    assert len(fds.info_numbers(empty, empty, b"pos:")) == 0
+    one = np.array([-1], np.int32)
+    assert fds.info_numbers(one, one, b"pos:").tolist() == [fds.UNREADABLE]
+    with pytest.raises(ValueError, match="1 directories but 0 descriptors"):
+        fds.info_numbers(one, empty, b"pos:")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ MNT = 2
 
 def open_file(kind, inode, dev=DISK, **more):
     default = {"rdev": 0, "number": -1, "birth": 0, "super": dev, "name": b"/f", "sure": 1}
+    default["seals"] = 0
     return {"kind": kind, "dev": dev, "inode": inode, **default, **more}
 
 
@@ -38,7 +39,7 @@ def snapshot(
             columns[name] = (
                 [0] * (rows + 1) if column.indptr else [-1 if column.refers else 0] * rows
             )
-    for f in ("kind", "dev", "inode", "rdev", "number", "birth", "super", "sure"):
+    for f in ("kind", "dev", "inode", "rdev", "number", "birth", "super", "sure", "seals"):
         columns[f"open_{f}"] = [o[f] for o in opens]
     columns |= {
         "process_pid": range(1, n + 1),
@@ -58,6 +59,7 @@ def snapshot(
         "fd_access": [f[1] for f in fds],
         "fd_open": [f[2] for f in fds],
         "fd_fd": range(len(fds)),
+        "fd_tid": [0] * len(fds),
         "class_kind": [c[0] for c in classes],
         "class_pages": [1] * len(classes),
         "class_run_indptr": np.concatenate([[0], np.cumsum([len(c[1]) for c in classes])]),
@@ -97,6 +99,18 @@ def test_a_descriptor_is_held_with_its_mode():
     assert shares(m, 1, 3, "FILE", "RW") is True  # two descriptors, one holder
     assert shares(m, 1, 4, "FILE") is True  # O_PATH holds it, without a letter
     assert [shares(m, 1, 4, "FILE", letter) for letter in "RWX"] == [False] * 3
+
+
+def test_seals_of_a_memfd_take_writing_away():
+    write, future, size = 8, 16, 2 | 4
+    for seals, wanted in ((0, True), (write, True), (write | size, False), (future | size, False)):
+        m = model(2, [open_file(FILE, 5, seals=seals)], [(0, R, 0), (1, R | W, 0)])
+        assert shares(m, 1, 2, "FILE", "W") is wanted, seals
+        assert shares(m, 1, 2, "FILE", "R") is True
+    # What was not told may be any.
+    m = model(2, [open_file(FILE, 5, seals=-1)], [(0, R, 0), (1, R | W, 0)])
+    assert shares(m, 1, 2, "FILE", "W") is None
+    assert shares(m, 1, 2, "FILE", "R") is True
 
 
 @pytest.mark.parametrize(

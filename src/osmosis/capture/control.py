@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from osmosis.capture.cgroups import read_cgroup_files
+from osmosis.capture.files import FileReader
 from osmosis.capture.handles import read_handles
 from osmosis.capture.ledger import Ledger
 from osmosis.capture.processes import ProcessRecord
@@ -25,16 +26,21 @@ _AT_EMPTY_PATH = 0x1000
 
 
 def read_control(
-    record: ProcessRecord, namespaces: Mapping[str, NDArray[Any]], *, ledger: Ledger
+    record: ProcessRecord,
+    namespaces: Mapping[str, NDArray[Any]],
+    files: FileReader,
+    *,
+    ledger: Ledger,
 ) -> dict[str, NDArray[Any]]:
     """Read the tables control, userns, view, procmount, nsmount, cgroupmount, cgroupfile, handle.
 
-    *namespaces* are the columns of ``read_namespaces`` for the same record.
+    *namespaces* are the columns of ``read_namespaces`` for the same record, and *files* has read
+    its descriptors.
     """
     return {
         **read_views(record, namespaces, ledger=ledger),
         **read_cgroup_files(record, ledger=ledger),
-        **read_handles(record, namespaces, ledger=ledger),
+        **read_handles(record, namespaces, files, ledger=ledger),
     }
 
 

@@ -1,7 +1,6 @@
 """What processes hold that gives power over others: pty masters, listeners, tracees, memory.
 
-Found by the links of their descriptors; nothing held is opened. A descriptor in flight over a
-unix socket, or registered with io_uring, is not seen.
+Found among the descriptors that files.py has read; nothing held is opened.
 """
 
 from __future__ import annotations
@@ -9,31 +8,34 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from osmosis.capture.files import split_table
+from osmosis.capture.files import FileReader
 from osmosis.capture.ledger import Ledger
+from osmosis.capture.opens import PTMX, beside, device_of
 from osmosis.capture.processes import Held, ProcessRecord
+from osmosis.capture.tables import Tables, namespace_rows
 from osmosis.errors import ProcessGone
-from osmosis.schema import COLUMNS, NAMESPACES, HandleKind, Status
+from osmosis.schema import HandleKind, Status
 
 __all__ = ["read_handles", "terminal_index"]
 
 SOURCE = "handles"
-PTMX = os.makedev(5, 2)  # Documentation/admin-guide/devices.txt
+PTMX_DEV = os.makedev(5, 2)  # Documentation/admin-guide/devices.txt
+S_IFMT = 0o170000
 PTS_MAJOR = 136
 # FAN_CLASS_CONTENT and FAN_CLASS_PRE_CONTENT: groups that answer permission events.
 # include/uapi/linux/fanotify.h
 PERMISSION_CLASSES = 0x4 | 0x8
 LISTENERS = {
-    "anon_inode:seccomp notify": HandleKind.SECCOMP,
-    "anon_inode:[userfaultfd]": HandleKind.USERFAULT,
-    "anon_inode:[fanotify]": HandleKind.FANOTIFY,
+    b"anon_inode:seccomp notify": HandleKind.SECCOMP,
+    b"anon_inode:[userfaultfd]": HandleKind.USERFAULT,
+    b"anon_inode:[fanotify]": HandleKind.FANOTIFY,
 }
 _NAMESPACE = re.compile(r"(\w+):\[(\d+)\]")
 _MEMORY = re.compile(r".*/(\d+)(?:/task/(\d+))?/mem")
@@ -47,37 +49,47 @@ def terminal_index(tty: int) -> int:
 
 
 def read_handles(
-    record: ProcessRecord, namespaces: Mapping[str, NDArray[Any]], *, ledger: Ledger
+    record: ProcessRecord,
+    namespaces: Mapping[str, NDArray[Any]],
+    files: FileReader,
+    *,
+    ledger: Ledger,
 ) -> dict[str, NDArray[Any]]:
     """Read table handle, and ``control_untraced`` and ``control_fds``.
 
-    O(descriptors of all processes): one readlink each.
+    *files* has read the descriptors of the same processes. O(descriptors) in NumPy, and a few
+    calls for each that gives power.
     """
-    reader = _Reader(record, namespaces, ledger)
-    for i in range(len(record)):
-        reader.read(i)
+    reader = _Reader(record, namespaces, files, ledger)
+    reader.note_tables()
+    for part in files.parts:
+        reader.look_at(part.columns)
+    for i in np.flatnonzero(record.rows["tracer"] > 0).tolist():
+        with suppress(OSError, ProcessGone):
+            reader.read_tracers(i, record.held[i])
+        record.held[i].release()
     return reader.columns()
 
 
 class _Reader:
     def __init__(
-        self, record: ProcessRecord, namespaces: Mapping[str, NDArray[Any]], ledger: Ledger
+        self,
+        record: ProcessRecord,
+        namespaces: Mapping[str, NDArray[Any]],
+        files: FileReader,
+        ledger: Ledger,
     ) -> None:
         self.record = record
+        self.files = files
         self.ledger = ledger
-        pairs = zip(
-            namespaces["namespace_kind"].tolist(),
-            namespaces["namespace_inode"].tolist(),
-            strict=True,
-        )
-        self.row_of = {(NAMESPACES[k], inode): row for row, (k, inode) in enumerate(pairs)}
+        self.row_of = namespace_rows(namespaces)
         self.row_of_pid = {pid: i for i, pid in enumerate(record.pids.tolist())}
-        self.out: dict[str, list[int]] = {n: [] for n, c in COLUMNS.items() if c.table == "handle"}
+        self.out = Tables("handle")
         self.untraced = np.zeros(len(record), np.int32)
         self.fds = np.full(len(record), Status.READ, np.uint8)
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        columns = {name: np.array(v, COLUMNS[name].dtype) for name, v in self.out.items()}
+        columns = self.out.columns()
         return {**columns, "control_untraced": self.untraced, "control_fds": self.fds}
 
     def add(
@@ -90,63 +102,101 @@ class _Reader:
         target: int = -1,
         namespace: int = -1,
     ) -> None:
-        row = (process, kind, number, node, target, namespace)
-        for name, value in zip(self.out, row, strict=True):
-            self.out[name].append(value)
+        self.out.add(
+            "handle",
+            process=process,
+            kind=kind,
+            number=number,
+            node=node,
+            target=target,
+            namespace=namespace,
+        )
 
-    def read(self, i: int) -> None:
-        held = self.record.held[i]
-        row = self.record.rows[i]
-        try:
-            if row["tracer"] > 0:
-                self.read_tracers(i, held)
-            terminal = terminal_index(int(row["tty"]))
-            for fd in _names(held.dirfd, "fd"):
-                with suppress(FileNotFoundError):  # closed meanwhile
-                    self.look_at(i, held.dirfd, fd, terminal)
-            if row["threads"] > 1:
-                why = split_table(held, comparable=self.record.collector.same_pid_ns)
-                if why:
-                    self.fds[i] = Status.PARTIAL
-                    self.ledger.add(held.pid, SOURCE, Status.PARTIAL, why)
-        except PermissionError:
-            self.fds[i] = Status.DENIED
-            self.ledger.add(held.pid, SOURCE, Status.DENIED, "its file descriptors")
-        except (OSError, ProcessGone):
-            self.fds[i] = Status.GONE
-        finally:
+    def note_tables(self) -> None:
+        """Whose descriptors were not read, or not all of them."""
+        reasons = {
+            Status.DENIED: "its file descriptors",
+            Status.PARTIAL: "some of its file descriptors are not told (source files)",
+        }
+        for i, pid in enumerate(self.record.pids.tolist()):
+            self.fds[i] = status = self.files.status.get(pid, Status.GONE)
+            if status in reasons:
+                self.ledger.add(pid, SOURCE, status, reasons[status])
+
+    def look_at(self, found: Mapping[str, NDArray[Any]]) -> None:
+        """Everything that gives power among descriptors, as ``FileReader`` keeps them."""
+        pool, name, rdev = self.record.pool, found["name"], found["rdev"]
+        for row in np.unique(name[(found["mode"] & S_IFMT == 0) & (name >= 0)]).tolist():
+            kind = LISTENERS.get(pool.text(row))
+            if kind is not None:
+                self.each(found, name == row, self.add_listener, kind)
+        self.each(found, found["dev"] == self.nsfs, self.add_namespace)
+        device = found["mode"] & S_IFMT == stat.S_IFCHR
+        self.each(found, device & (rdev == PTMX), self.read_master)
+        pids, rows = self.record.pids, self.record.rows
+        own = np.array([terminal_index(tty) for tty in rows["tty"].tolist()], np.int64)
+        row = np.minimum(np.searchsorted(pids, found["process"]), max(len(pids) - 1, 0))
+        ours = own[row] if len(own) else np.empty(0, np.int64)
+        here = device & (ours >= 0) & (rdev == (PTS_MAJOR << 32 | np.maximum(ours, 0)))
+        self.each(found, here, self.add_terminal)
+        # /proc/pid/mem, of this procfs or another one.
+        known = self.files.trees.superblocks
+        others = np.array([d for d, kind in known.items() if kind != b"proc"], np.uint64)
+        memory = (found["mode"] == stat.S_IFREG | 0o600) & (found["access"] & 2 != 0)
+        self.each(found, memory & ~np.isin(found["dev"], others), self.read_memory)
+
+    @property
+    def nsfs(self) -> int:
+        return device_of(os.stat("/proc/self/ns/mnt"))
+
+    def each(
+        self,
+        found: Mapping[str, NDArray[Any]],
+        which: NDArray[np.bool_],
+        work: Callable[..., None],
+        *more: Any,
+    ) -> None:
+        """Call *work* with process row, directory and what stands before "fd", and number."""
+        for j in np.flatnonzero(which).tolist():
+            i = self.row_of_pid.get(int(found["process"][j]))
+            if i is None:
+                continue
+            held = self.record.held[i]
+            with suppress(OSError, ProcessGone):  # closed meanwhile
+                at, prefix = beside(held, int(found["tid"][j]))
+                work(i, at, prefix, int(found["fd"][j]), *more)
             held.release()
 
-    def look_at(self, i: int, dirfd: int, fd: str, terminal: int) -> None:
-        link = os.readlink(f"fd/{fd}", dir_fd=dirfd)
-        if link in LISTENERS:
-            kind = LISTENERS[link]
-            if kind != HandleKind.FANOTIFY or self.asks_permission(dirfd, fd):
-                self.add(i, kind)
-        elif (m := _NAMESPACE.fullmatch(link)) and m[1] in NAMESPACES:
-            row = self.row_of.get((m[1], int(m[2])))
-            if row is not None:
-                self.add(i, HandleKind.NAMESPACE, namespace=row)
-        elif link.endswith("/mem"):
-            self.read_memory(i, dirfd, fd, link)
-        elif link.endswith("ptmx"):
-            self.read_master(i, dirfd, fd, link)
-        elif terminal >= 0 and link.endswith(f"/{terminal}"):
-            st = os.stat(f"fd/{fd}", dir_fd=dirfd)
-            if stat.S_ISCHR(st.st_mode) and st.st_rdev == os.makedev(PTS_MAJOR, terminal):
-                self.add(i, HandleKind.TERMINAL, number=terminal, node=st.st_dev)
+    def add_listener(self, i: int, dirfd: int, prefix: str, fd: int, kind: int) -> None:
+        if kind != HandleKind.FANOTIFY or self.asks_permission(dirfd, f"{prefix}fdinfo/{fd}"):
+            self.add(i, kind)
 
-    def read_memory(self, i: int, dirfd: int, fd: str, link: str) -> None:
+    def add_namespace(self, i: int, dirfd: int, prefix: str, fd: int) -> None:
+        m = _NAMESPACE.fullmatch(os.readlink(f"{prefix}fd/{fd}", dir_fd=dirfd))
+        row = self.row_of.get((m[1], int(m[2]))) if m else None
+        if row is not None:
+            self.add(i, HandleKind.NAMESPACE, namespace=row)
+
+    def add_terminal(self, i: int, dirfd: int, prefix: str, fd: int) -> None:
+        st = os.stat(f"{prefix}fd/{fd}", dir_fd=dirfd)
+        terminal = terminal_index(int(self.record.rows["tty"][i]))
+        if stat.S_ISCHR(st.st_mode) and st.st_rdev == os.makedev(PTS_MAJOR, terminal):
+            self.add(i, HandleKind.TERMINAL, number=terminal, node=st.st_dev)
+
+    def read_memory(self, i: int, dirfd: int, prefix: str, fd: int) -> None:
         """/proc/pid/mem, open for writing: rights were asked when it was opened, and not again.
 
         It leads to the address space of then (mem_open() in fs/proc/base.c): for certain that of
         now, ``number`` 1, if the process has called no execve since it was forked. One of another
         procfs is of a process that is not told, ``target`` -1.
         """
-        named = _MEMORY.fullmatch(link)
-        st = os.stat(f"fd/{fd}", dir_fd=dirfd)
-        mode = os.stat(f"fd/{fd}", dir_fd=dirfd, follow_symlinks=False).st_mode
-        if named is None or st.st_mode != stat.S_IFREG | 0o600 or st.st_size or not mode & 0o200:
+        path = f"{prefix}fd/{fd}"
+        named = _MEMORY.fullmatch(os.readlink(path, dir_fd=dirfd))
+        if named is None:
+            return
+        st = os.stat(path, dir_fd=dirfd)
+        mode = os.stat(path, dir_fd=dirfd, follow_symlinks=False).st_mode
+        if st.st_mode != stat.S_IFREG | 0o600 or st.st_size or not mode & 0o200:
             return
         if st.st_dev != os.fstat(self.record.procfd).st_dev:
             if os.major(st.st_dev) == 0:
@@ -164,23 +214,24 @@ class _Reader:
                 sure &= self.record.held[target].tid == tgid  # flags of the leader itself
                 self.add(i, HandleKind.MEMORY, number=int(sure), target=target)
 
-    def asks_permission(self, dirfd: int, fd: str) -> bool:
-        found = re.search(rb"fanotify flags:([0-9a-f]+)", _read(dirfd, f"fdinfo/{fd}"))
+    def asks_permission(self, dirfd: int, path: str) -> bool:
+        found = re.search(rb"fanotify flags:([0-9a-f]+)", _read(dirfd, path))
         return found is None or bool(int(found[1], 16) & PERMISSION_CLASSES)
 
-    def read_master(self, i: int, dirfd: int, fd: str, link: str) -> None:
-        st = os.stat(f"fd/{fd}", dir_fd=dirfd)
-        found = re.search(rb"tty-index:\s*(\d+)", _read(dirfd, f"fdinfo/{fd}"))
-        if st.st_rdev != PTMX or not stat.S_ISCHR(st.st_mode) or found is None:
+    def read_master(self, i: int, dirfd: int, prefix: str, fd: int) -> None:
+        link = os.readlink(f"{prefix}fd/{fd}", dir_fd=dirfd)
+        st = os.stat(f"{prefix}fd/{fd}", dir_fd=dirfd)
+        found = re.search(rb"tty-index:\s*(\d+)", _read(dirfd, f"{prefix}fdinfo/{fd}"))
+        if st.st_rdev != PTMX_DEV or not stat.S_ISCHR(st.st_mode) or found is None:
             return
         node = 0
         # devpts_mntget: the instance is that of the node, or is mounted on "pts" beside it.
         directory = "root" + link.rpartition("/")[0]
         for path in (f"{directory}/pts/ptmx", f"{directory}/ptmx"):
             with suppress(OSError):
-                beside = os.stat(path, dir_fd=dirfd)
-                if beside.st_rdev == PTMX and not node:
-                    node = beside.st_dev
+                there = os.stat(path, dir_fd=dirfd)
+                if there.st_rdev == PTMX_DEV and not node:
+                    node = there.st_dev
         self.add(i, HandleKind.PTY_MASTER, number=int(found[1]), node=node)
 
     def read_tracers(self, i: int, held: Held) -> None:

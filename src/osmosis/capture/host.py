@@ -133,6 +133,8 @@ def capture(
             files.read()
         if "sockets" in wanted:
             sockets.read()
+        if "files" in wanted:
+            files.look_for_flights(sockets.empty)
         if "memory" in wanted:
             reader = MemoryReader(
                 record,
@@ -180,7 +182,13 @@ def capture(
         else:
             ledger.add(HOST, "ipc", Status.SKIPPED, "was not asked for, or namespaces were not")
         if {"control", "namespaces"} <= wanted:
-            columns |= read_control(record, columns, ledger=ledger)
+            if "files" not in wanted:
+                # What they are is not asked for, what power they give is: no row, no entry.
+                files = FileReader(record, trees, ledger=Ledger(pool), threads=threads)
+                files.read()
+                files.look_for_flights()
+                files.columns(row_of)
+            columns |= read_control(record, columns, files, ledger=ledger)
             columns |= _control_files(record, trees, columns, ledger=ledger)
         else:
             ledger.add(HOST, "control", Status.SKIPPED, "was not asked for, or namespaces were not")

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from _fastproc import nsfs
 from osmosis.capture.ledger import HOST, Ledger
+from osmosis.capture.opens import beside
 from osmosis.capture.processes import ProcessRecord
 from osmosis.errors import ProcessGone
 from osmosis.schema import COLUMNS, NAMESPACES, FileKind, OpenKind, Status, SysvKind
@@ -233,7 +234,8 @@ def _queues(record: ProcessRecord, columns: Columns) -> dict[str, NDArray[Any]]:
     for device, i in zip(devices.tolist(), at[first].tolist(), strict=True):
         held = record.held[int(columns["fd_process"][i])]
         with suppress(ProcessGone):
-            path = f"/proc/self/fd/{held.dirfd}/fd/{int(columns['fd_fd'][i])}"
+            there, prefix = beside(held, int(columns["fd_tid"][i]))
+            path = f"/proc/self/fd/{there}/{prefix}fd/{int(columns['fd_fd'][i])}"
             if _filesystem(libc, path) == MQUEUE_MAGIC:
                 kind[candidates & (dev == device)] = OpenKind.MQUEUE
         held.release()

@@ -28,6 +28,7 @@ from _fastproc import sockdiag
 from osmosis.capture.files import FileReader
 from osmosis.capture.ledger import HOST, Ledger
 from osmosis.capture.netdevices import read_addresses, read_translations, read_tunnels
+from osmosis.capture.opens import beside
 from osmosis.capture.pinned import Held, slurp
 from osmosis.capture.processes import THREAD_NAMESPACES, ProcessRecord
 from osmosis.errors import ProcessGone
@@ -253,9 +254,9 @@ class SocketReader:
         else:
             self._read_space(space)
 
-    def _held_spaces(self) -> dict[int, list[tuple[int, int]]]:
-        """(pid, fd) of each descriptor of a network namespace, by its inode number."""
-        found: dict[int, list[tuple[int, int]]] = {}
+    def _held_spaces(self) -> dict[int, list[tuple[int, str]]]:
+        """(pid, path of fd) of each descriptor of a network namespace, by its inode number."""
+        found: dict[int, list[tuple[int, str]]] = {}
         nsfs = os.stat("/proc/self/ns/net").st_dev
         dev = os.major(nsfs) << 32 | os.minor(nsfs)
         pool = self.record.pool
@@ -268,11 +269,13 @@ class SocketReader:
                     names[int(column["inode"][i])] = True
             for i in rows.tolist():
                 if int(column["inode"][i]) in names:
-                    pair = (int(column["process"][i]), int(column["fd"][i]))
+                    tid, fd = int(column["tid"][i]), int(column["fd"][i])
+                    path = f"task/{tid}/fd/{fd}" if tid else f"fd/{fd}"
+                    pair = (int(column["process"][i]), path)
                     found.setdefault(int(column["inode"][i]), []).append(pair)
         return found
 
-    def _open(self, inode: int, by: list[tuple[int, int]]) -> int:
+    def _open(self, inode: int, by: list[tuple[int, str]]) -> int:
         """Descriptor of a namespace, through any member, thread or holder of it; OSError."""
         denied: OSError | None = None
         record = self.record
@@ -286,7 +289,7 @@ class SocketReader:
             for i in np.flatnonzero(threads["ns"][:, at] == inode).tolist()
         ]
         held = {one.pid: one for one in record.held}
-        where += [(held[pid], f"fd/{fd}") for pid, fd in by if pid in held]
+        where += [(held[pid], path) for pid, path in by if pid in held]
         for one, path in where:
             try:
                 dirfd = one.leaderfd if path.startswith("task") else one.dirfd
@@ -341,7 +344,8 @@ class SocketReader:
             for i in np.flatnonzero(column["rdev"] == rdev).tolist():
                 pid = int(column["process"][i])
                 with suppress(OSError, ProcessGone, KeyError), closing(_Release(held[pid])):
-                    yield pid, slurp(held[pid].dirfd, f"fdinfo/{int(column['fd'][i])}")
+                    at, prefix = beside(held[pid], int(column["tid"][i]))
+                    yield pid, slurp(at, f"{prefix}fdinfo/{int(column['fd'][i])}")
 
     def _read_servers(self) -> None:
         # tun_chr_show_fdinfo() in drivers/net/tun.c; fuse_dev_show_fdinfo() in fs/fuse/dev.c.
@@ -364,17 +368,17 @@ class SocketReader:
         sockfs = os.major(st.st_dev) << 32 | os.minor(st.st_dev)
         known = [part.rows["inode"] for space in self.spaces for part in space.parts]
         seen = np.unique(np.concatenate([np.zeros(0, np.uint64), *known]))
-        where: dict[int, list[tuple[int, int]]] = {}
+        where: dict[int, list[tuple[int, int, int]]] = {}
         for part in self.files.parts:
             column = part.columns
             rows = np.flatnonzero(column["dev"] == sockfs)
             for i in rows[~np.isin(column["inode"][rows], seen)].tolist():
-                pair = int(column["process"][i]), int(column["fd"][i])
-                where.setdefault(int(column["inode"][i]), []).append(pair)
+                one = int(column["process"][i]), int(column["tid"][i]), int(column["fd"][i])
+                where.setdefault(int(column["inode"][i]), []).append(one)
         held = {one.pid: one for one in self.record.held}
         before = len(self.spaces)
-        for inode, pairs in where.items():
-            self._look_at(inode, pairs[:TRIES], held)
+        for inode, found in where.items():
+            self._look_at(inode, sorted(found, key=_of_process)[:TRIES], held)
         # A namespace that was found this way may have listed others of them.
         for space in self.spaces[before:]:
             for answer in space.parts:
@@ -385,11 +389,12 @@ class SocketReader:
             why = "sockets that are held, and in no table of a namespace that could be read"
             self.ledger.add(HOST, SOURCE, Status.HIDDEN, why, hidden)
 
-    def _look_at(self, inode: int, pairs: list[tuple[int, int]], held: dict[int, Held]) -> None:
+    def _look_at(self, inode: int, by: list[tuple[int, int, int]], held: dict[int, Held]) -> None:
         name = b""
-        for pid, number in pairs:
+        for pid, tid, number in by:
             with suppress(OSError, ProcessGone, KeyError), closing(_Release(held[pid])):
-                path = f"/proc/self/fd/{held[pid].dirfd}/fd/{number}"
+                at, prefix = beside(held[pid], tid)
+                path = f"/proc/self/fd/{at}/{prefix}fd/{number}"
                 if os.stat(path).st_ino == inode:
                     name = os.getxattr(path, "system.sockprotoname").rstrip(b"\0")
                     break
@@ -400,7 +405,9 @@ class SocketReader:
         self.lost[inode] = (Status.HIDDEN, name)
         if not self.record.collector.same_pid_ns:
             return
-        for pid, number in pairs:
+        for pid, tid, number in by:
+            if tid:
+                continue  # pidfd_getfd takes from the process's table
             try:
                 fd = _namespace_of(pid, number, inode)
             except OSError:
@@ -418,6 +425,20 @@ class SocketReader:
                 return
             finally:
                 os.close(fd)
+
+    @property
+    def empty(self) -> NDArray[np.uint64]:
+        """Inode numbers of sockets at which no descriptor can wait to be received.
+
+        Unix sockets alone take descriptors. A stream sends each with some byte, and a listener
+        has what its connections have; a datagram may be empty, and of several the queue's length
+        is that of the first (unix_inq_len() in net/unix/af_unix.c).
+        """
+        rows = [part.rows for space in self.spaces for part in space.parts]
+        empty = [
+            r["inode"][(r["family"] != 1) | (r["type"] == 1) & (r["queue"] == 0)] for r in rows
+        ]
+        return np.concatenate([np.zeros(0, np.uint64), *empty])
 
     # -- out ----------------------------------------------------------------------------------
 
@@ -548,6 +569,11 @@ def _namespace_of(pid: int, number: int, inode: int) -> int:
         return fcntl.ioctl(own, SIOCGSKNS)
     finally:
         os.close(own)
+
+
+def _of_process(one: tuple[int, int, int]) -> bool:
+    """Sort key of (pid, tid, fd): the process's own table first."""
+    return one[1] != 0
 
 
 class _Release:

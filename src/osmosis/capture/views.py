@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from osmosis.capture.ledger import Ledger
 from osmosis.capture.processes import Held, ProcessRecord
+from osmosis.capture.tables import Tables, namespace_rows
 from osmosis.errors import ProcessGone
-from osmosis.schema import COLUMNS, NAMESPACES, Status
+from osmosis.schema import Status
 
 __all__ = ["Mount", "cgroup_controllers", "mounts", "read_views"]
 
@@ -30,7 +31,6 @@ _LINK = re.compile(r"(\w+):\[(\d+)\]")
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 # Of v1, options that say how a hierarchy is mounted, and not which it is.
 _NOT_CONTROLLERS = {"rw", "ro", "xattr", "clone_children", "noprefix", "cpuset_v2_mode"}
-_TABLES = ("control", "userns", "view", "procmount", "nsmount", "cgroupmount")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,27 +121,19 @@ class _Reader:
         self.record = record
         self.ledger = ledger
         self.ns = namespaces
-        pairs = zip(
-            namespaces["namespace_kind"].tolist(),
-            namespaces["namespace_inode"].tolist(),
-            strict=True,
-        )
-        self.row_of = {(NAMESPACES[k], inode): row for row, (k, inode) in enumerate(pairs)}
-        self.out: dict[str, list[Any]] = {n: [] for n, c in COLUMNS.items() if c.table in _TABLES}
-
-    def add(self, table: str, **values: Any) -> None:
-        for name, value in values.items():
-            self.out[f"{table}_{name}"].append(value)
+        self.row_of = namespace_rows(namespaces)
+        self.out = Tables("userns", "view", "procmount", "nsmount", "cgroupmount")
+        self.add = self.out.add
+        self.of = np.full(len(record), -1, np.int32)
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        return {name: np.array(v, COLUMNS[name].dtype) for name, v in self.out.items()}
+        return {**self.out.columns(), "control_view": self.of}
 
     def run(self) -> None:
         rows = self.record.rows
         mnt = self.ns["process_ns_mnt"].tolist()
         roots = zip(rows["root_dev"].tolist(), rows["root_inode"].tolist(), strict=True)
         view_of: dict[tuple[int, int, int], int] = {}
-        of = np.full(len(mnt), -1, np.int32)
         for i, (space, (device, inode)) in enumerate(zip(mnt, roots, strict=True)):
             if space < 0 or not inode:
                 continue  # the link was not readable: the ledger of processes says so
@@ -154,14 +146,12 @@ class _Reader:
                     continue
                 view_of[key] = len(view_of)
                 self.add("view", process=i, mnt=space, status=status)
-            of[i] = view_of[key]
-        self.out["control_view"] = of.tolist()
-        del self.out["control_untraced"], self.out["control_fds"]  # of handles.py
+            self.of[i] = view_of[key]
         self.read_maps()
 
     def read(self, i: int, view: int) -> int:
         held = self.record.held[i]
-        kept = {name: len(values) for name, values in self.out.items()}
+        kept = {name: len(values) for name, values in self.out.rows.items()}
         try:
             with _Opened("mountinfo", held.dirfd) as fd:
                 text = _slurp(fd)
@@ -178,7 +168,7 @@ class _Reader:
             held.release()
         if status != Status.READ:
             for name, n in kept.items():
-                del self.out[name][n:]
+                del self.out.rows[name][n:]
         return status
 
     def read_mount(self, root: int, mount: Mount, view: int) -> None:

@@ -49,6 +49,10 @@ REPEATING = {"bcachefs"}
 # Their control calls ask for no mode: inotify_add_watch, fanotify_mark.
 WRITE_ANYWAY = (OpenKind.INOTIFY, OpenKind.FANOTIFY)
 
+# F_SEAL_WRITE, F_SEAL_FUTURE_WRITE; F_SEAL_SHRINK, F_SEAL_GROW: include/uapi/linux/fcntl.h. What
+# cannot be written may still be cut short, by whoever has it open for writing.
+CONTENT, SIZE = 0x8 | 0x10, 0x2 | 0x4
+
 CHAR, BLOCK, PTY, OPENED = range(4)  # of the key of a device
 
 I64 = NDArray[np.int64]
@@ -304,15 +308,21 @@ def _add_holds(parts: Parts, snap: Snapshot, of_open: I64) -> None:
     open_row = snap["fd_open"][fd]
     mask = (snap["fd_access"][fd] & (R | W)) | ANY
     mask[np.isin(snap["open_kind"][open_row], WRITE_ANYWAY)] |= W
+    seals = snap["open_seals"][open_row]
+    # Not told: whether it can still be written is not known.
+    fixed = (seals >= 0) & (seals & CONTENT != 0) & (seals & SIZE == SIZE)
+    mask[fixed] &= ~np.uint8(W)
     kinds, _ = _mounted(snap)
     repeating = np.array([dev for dev, kind in kinds.items() if kind in REPEATING], np.uint64)
-    sure = ~np.isin(snap["open_super"][open_row], repeating)
+    sure = np.where(np.isin(snap["open_super"][open_row], repeating), 0, mask).astype(np.uint8)
+    sure[seals < 0] &= ~np.uint8(W)
     key = (snap["fd_process"][fd].astype(np.int64) + 1) * parts.n_nodes + node
     order = np.argsort(key, kind="stable")
     key, mask, sure = key[order], mask[order], sure[order]
     starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]])) if len(key) else key
-    mask = np.bitwise_or.reduceat(mask, starts) if len(key) else mask
-    key, sure = key[starts], sure[starts]
+    if len(key):
+        mask, sure = np.bitwise_or.reduceat(mask, starts), np.bitwise_or.reduceat(sure, starts)
+    key = key[starts]
     rule = parts.rule(
         "an open file is held with the mode that it was opened with", "/proc/pid/fd: mode of link"
     )
@@ -321,7 +331,7 @@ def _add_holds(parts: Parts, snap: Snapshot, of_open: I64) -> None:
             key // parts.n_nodes,
             key % parts.n_nodes,
             Edge.HOLD,
-            perm=np.where(sure, mask, 0),
+            perm=sure,
             maybe=mask,
             rule=rule,
         )
