@@ -2,6 +2,8 @@
 #   make run        what osmosis is for: this host's processes, their TCB and impact boundary
 #   make test       all tests; as root the live ones too
 #   make bench      benchmarks with fair peers, one table of ratios at the end
+#   make evaluation                 as root: the paper's comparison, with every runtime that starts here
+#   make evaluation-from-snapshots  the same from the snapshots in tests/data, on any machine
 #   make lint       ruff, mypy --strict, cython-lint
 #   make sanitize   native tests with bounds checks, AddressSanitizer and UBSan
 # PYTHON=... chooses an interpreter (>= 3.11), VENV=... where the environment goes.
@@ -13,7 +15,7 @@ ARGS ?=
 NATIVE := $(wildcard src/_fastproc/*.pyx src/_fastproc/*.pxd) setup.py pyproject.toml
 BUILT := $(VENV)/.built
 
-.PHONY: run test bench lint sanitize wheel clean system
+.PHONY: run test bench evaluation evaluation-from-snapshots lint sanitize wheel clean system
 
 run: $(BUILT)
 	@# 3: answered, and something of this host could not be read; the output says what.
@@ -24,6 +26,12 @@ test: $(BUILT) $(VENV)/.test
 
 bench: $(BUILT) $(VENV)/.bench
 	$(VENV)/bin/python -m pytest benchmarks -p no:cacheprovider $(ARGS)
+
+evaluation: $(BUILT)
+	$(VENV)/bin/python -m benchmarks.evaluation.run --install --report $(ARGS)
+
+evaluation-from-snapshots: $(BUILT)
+	$(VENV)/bin/python -m benchmarks.evaluation.report $(ARGS)
 
 lint: $(BUILT) $(VENV)/.test $(VENV)/.lint
 	$(VENV)/bin/ruff check

@@ -25,12 +25,14 @@ from typing import Any, Protocol
 from benchmarks.evaluation import firewall
 
 __all__ = [
+    "PATH",
     "CannotRun",
     "Instances",
     "Mechanism",
     "Stage",
     "below",
     "cache_dir",
+    "cgroup_roots",
     "command",
     "descendants",
     "is_running",
@@ -91,17 +93,17 @@ def cache_dir() -> Path:
     return Path(base) / "osmosis"
 
 
-def need(*programs: str, package: str) -> None:
-    """Raise CannotRun unless all *programs* are there."""
+def need(*programs: str, package: str, path: str = "") -> None:
+    """Raise CannotRun unless all *programs* are there: in PATH, or in the folder *path*."""
     if os.geteuid() != 0:
         raise CannotRun("root is needed to start it")
     for program in programs:
-        if shutil.which(program, path=_PATH) is None:
+        if shutil.which(program, path=path or PATH) is None:
             raise CannotRun(f"{program} is not installed: apt-get install {package}")
 
 
-_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/libexec"
-_ENV = {**os.environ, "PATH": _PATH, "LC_ALL": "C"}
+PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/libexec"
+_ENV = {**os.environ, "PATH": PATH, "LC_ALL": "C"}
 
 
 def command(*argv: str | Path, check: bool = True, timeout: float = 120, **kw: Any) -> str:
@@ -173,6 +175,15 @@ def ancestors(pid: int) -> list[int]:
     while (pid := table.get(pid, 0)) > 0 and pid not in found:
         found.append(pid)
     return found
+
+
+def state(pid: int) -> str:
+    """Return the letter of *pid*'s state, "" if it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return ""
+    return stat[stat.rindex(b")") + 2 :].split()[0].decode()
 
 
 def comm(pid: int) -> str:
@@ -335,15 +346,15 @@ class Stage:
             with contextlib.suppress(OSError):
                 sysctls[path] = path.read_text()
         fresh = [link for link in ours if not Path("/sys/class/net", link).exists()]
-        tools = [t for t in ("iptables", "ip6tables") if shutil.which(f"{t}-save", path=_PATH)]
-        rules = {tool: firewall.save(tool, _PATH) for tool in tools}
+        tools = [t for t in ("iptables", "ip6tables") if shutil.which(f"{t}-save", path=PATH)]
+        rules = {tool: firewall.save(tool, PATH) for tool in tools}
 
         def restore() -> None:
             for link in fresh:
                 if Path("/sys/class/net", link).exists():
                     command("ip", "link", "delete", link)
             for tool, before in rules.items():
-                firewall.take_away(tool, _PATH, before)
+                firewall.take_away(tool, PATH, before)
             for path, value in sysctls.items():
                 with contextlib.suppress(OSError):
                     if path.read_text() != value:
@@ -353,8 +364,7 @@ class Stage:
 
     def keep_cgroups(self, *names: str) -> None:
         """Remove the top-level cgroups of these names at the end, if they were not there."""
-        roots = [Path(line.split(" ")[1]) for line in _cgroup_mounts()]
-        fresh = [root / n for root in roots for n in names if not (root / n).exists()]
+        fresh = [root / n for root in cgroup_roots() for n in names if not (root / n).exists()]
 
         def remove() -> bool:
             for top in fresh:
@@ -424,9 +434,10 @@ def _free_uid() -> int:
     return next(uid for uid in range(50000, 60000) if uid not in busy)
 
 
-def _cgroup_mounts() -> list[str]:
-    lines = Path("/proc/mounts").read_text().splitlines()
-    return [line for line in lines if line.split(" ")[2] in ("cgroup", "cgroup2")]
+def cgroup_roots() -> list[Path]:
+    """Return where each hierarchy of cgroups is mounted."""
+    lines = [line.split(" ") for line in Path("/proc/mounts").read_text().splitlines()]
+    return [Path(words[1]) for words in lines if words[2] in ("cgroup", "cgroup2")]
 
 
 def mounts_below(path: Path) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.evaluation import workload
 from benchmarks.evaluation.base import (
     CannotRun,
+    Handle,
     Instances,
     Stage,
     cache_dir,
@@ -97,7 +98,7 @@ class Docker:
             )
         self._run("app", v.app, workload.application(address, port))
         self._run("bystander", v.bystander, workload.bystander())
-        workload.writes(host=address, port=port)
+        self._writes(address, port)
         return self.pids()
 
     def pids(self) -> Instances:
@@ -109,6 +110,9 @@ class Docker:
         shims = sorted({parent(p) for p in (db, app, bystander)})
         names = {self._inspect(c, "{{.Id}}"): c for c in ("db", "app", "bystander")}
         return Instances(db, app, bystander, {"daemon": daemons, "shim": shims}, names)
+
+    def _writes(self, address: str, port: int) -> None:
+        workload.writes(host=address, port=port)
 
     def _possible(self) -> Variant:
         """Return the variant, or as near to it as this machine's capabilities let."""
@@ -148,7 +152,10 @@ class Docker:
         remap = "--userns-remap=default" in self.variant.daemon
         if remap and "dockremap" not in Path("/etc/passwd").read_text():
             stage.on_close("user dockremap", _forget_remap)
-        daemon = stage.spawn(*argv, log="dockerd")
+        self._await(stage, stage.spawn(*argv, log="dockerd"))
+
+    def _await(self, stage: Stage, daemon: Handle) -> None:
+        """Wait until the daemon answers; its containers are removed before it is stopped."""
         self._pid = daemon.pid
         stage.on_close("containers", self._remove)
 

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from benchmarks.evaluation import workload
+from benchmarks.evaluation.account import ordinary_user
 from benchmarks.evaluation.base import (
-    CannotRun,
     Instances,
     Stage,
     cache_dir,
@@ -23,7 +23,6 @@ from benchmarks.evaluation.base import (
 __all__ = ["Podman"]
 
 IMAGE = "localhost/osmosis-evaluation"
-USER = "osmosis-eval"
 # Raising a limit needs CAP_SYS_RESOURCE, which even root lacks on some machines; crun refuses
 # hybrid cgroups.
 LIMITS = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
@@ -98,17 +97,8 @@ class Podman:
             self._stage.close()
 
     def _as_user(self, stage: Stage) -> None:
-        need("newuidmap", package="uidmap")
-        need("slirp4netns", package="slirp4netns")
-        need("runuser", package="util-linux")
-        if not Path("/dev/net/tun").exists():
-            raise CannotRun("slirp4netns needs /dev/net/tun")
-        self._uid = stage.user(USER)
-        stage.mode("/dev/net/tun", 0o666)
-        home = stage.work / f"home-{USER}"
-        self._prefix = ("runuser", "-u", USER, "--")
-        self._env = {"HOME": str(home), "XDG_RUNTIME_DIR": f"/run/user/{self._uid}"}
-        self._env |= {"USER": USER, "LOGNAME": USER, "XDG_CONFIG_HOME": "", "XDG_DATA_HOME": ""}
+        user = ordinary_user(stage)
+        self._uid, self._prefix, self._env = user.uid, user.prefix, user.env
 
     def _podman(self, *argv: str | Path, timeout: float = 90, stdin: Path | None = None) -> str:
         line = (*self._prefix, "podman", *self._options, *argv)
