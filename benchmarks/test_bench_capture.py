@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 import osmosis
 from benchmarks.conftest import captured, ratios
@@ -88,7 +84,7 @@ def test_memory_of_interleaved_zygotes(farms, beside, table):
     answers: dict[str, Any] = {}
     with record:
         columns, seconds = beside(
-            run, {"floor": lambda: c_reader.read_all(farm.pids)}, rounds=5, answers=answers
+            run, {"floor": lambda: c_reader.read_all(farm.pids)}, answers=answers
         )
 
     assert int(columns["vma_present"].sum()) == answers["floor"].present
@@ -110,7 +106,6 @@ def test_memory_with_reservations_against_naive_reading(farms, beside, table):
                 "naive": lambda: c_reader.read_all(farm.pids[:40], gallop=False),
                 "floor": lambda: c_reader.read_all(farm.pids),
             },
-            rounds=5,
             answers=answers,
         )
 
@@ -146,13 +141,11 @@ def test_two_threads_against_one(farms, beside, table):
 
 
 def test_against_numpy(farms, beside, table):
-    farm = farms(PLAIN)
-    skip = skipped_frames()
+    pids, skip = farms(PLAIN).pids[::4], skipped_frames()
     answers: dict[str, Any] = {}
     snap, seconds = beside(
-        lambda: captured(farm, threads=1, sources=["memory"]),
-        {"numpy": lambda: numpy_capture.capture(farm.pids, skip)},
-        rounds=2,
+        lambda: captured_pids(pids),
+        {"numpy": lambda: numpy_capture.capture(pids, skip)},
         answers=answers,
     )
 
@@ -176,7 +169,6 @@ def test_against_plain_python(farms, beside, table):
     _, seconds = beside(
         lambda: captured_pids(pids),
         {"python": lambda: plain_python.capture(few, skip)},
-        rounds=3,
         answers=answers,
     )
 
@@ -206,7 +198,6 @@ def test_against_psutil(farms, beside, table):
             "psutil": lambda: psutil_queries.table(farm.pids),
             "maps": lambda: psutil_queries.mapped_files(farm.pids[:10]),
         },
-        rounds=5,
         answers=answers,
     )
 
@@ -233,83 +224,5 @@ def files_of(snap: Any, pids: list[int]) -> dict[int, set[str]]:
     return found
 
 
-SCRIPT = """
-import json, resource, sys, time
-import numpy, scipy.sparse, igraph
-import osmosis
-pids = json.load(sys.stdin)
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-times = {}
-def step(name, work):
-    began = time.perf_counter()
-    out = work()
-    times[name] = time.perf_counter() - began
-    return out
-snap = step("capture", lambda: osmosis.capture(pids))
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-model = step("model", snap.model)
-tcb = step("tcb", model.tcb_matrix)
-sizes = step("sizes", lambda: (tcb.counts(1), tcb.counts(0)))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-step("save", lambda: snap.save(sys.argv[1]))
-columns = sum(c.nbytes for c in snap.columns.values())
-json.dump({"times": times, "base": base, "after": after, "peak": peak, "columns": columns,
-           "tcb": sizes[0].tolist(), "ib": sizes[1].tolist()}, sys.stdout)
-"""
-
-
 def captured_pids(pids: list[int]) -> Any:
     return osmosis.capture(pids, threads=1, sources=["memory"])
-
-
-@pytest.mark.parametrize("n", [100, 1000, 2000, 5000])
-def test_whole_host(n, farms, benchmark, table, small, room):
-    """Capture, model, every PD's TCB and IB, in a process of its own: times and peak memory."""
-    if small and n > 1000:
-        pytest.skip("--small")
-    farm = farms(Shape(processes=n))
-    path = room / f"farm{n}.osm"
-
-    def run() -> Any:
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(path)],
-            input=json.dumps(farm.pids),
-            capture_output=True,
-            text=True,
-            cwd=Path(__file__).parents[1],
-            check=True,
-        )
-        return json.loads(done.stdout)
-
-    floor = c_reader.read_all(farm.pids)
-    got = benchmark.pedantic(run, rounds=3 if n <= 1000 else 1, iterations=1)
-
-    snap = osmosis.load(path)
-    assert snap.n_processes == n
-    assert int(snap["vma_present"].sum()) == floor.present
-    tcb = snap.model().tcb_matrix()
-    assert tcb.T.counts(1).tolist() == got["ib"]
-    assert sum(got["tcb"]) == sum(got["ib"])
-    times = got["times"]
-    total = sum(times[k] for k in ("capture", "model", "tcb", "sizes"))
-    parts = ", ".join(f"{k} {times[k]:.2f}" for k in ("capture", "model", "tcb", "sizes"))
-    table.add(
-        f"{n} processes: capture + model + every TCB and IB, two threads",
-        total,
-        unit="s",
-        target=5 if n == 1000 else None,
-        note=parts,
-    )
-    table.add(
-        f"{n} processes: peak memory beyond the interpreter and the snapshot",
-        (got["peak"] - got["base"]) / 1024 - got["columns"] / (1 << 20),
-        unit="MiB",
-        target=1024 if n == 5000 else None,
-        note=f"snapshot {got['columns'] >> 20} MiB, saved {path.stat().st_size >> 10} KiB",
-    )
-    table.add(
-        f"{n} processes: capture, per process",
-        times["capture"] / n * 1e6,
-        unit="us",
-        note=f"wall, two threads; bare C loop {floor.cpu_ns / n / 1000:.0f} us, one thread",
-    )
