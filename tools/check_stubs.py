@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 modules = sorted(f"_fastproc.{p.stem}" for p in Path("src/_fastproc").glob("*.pyx"))
@@ -11,19 +12,20 @@ if missing:
 # Cython adds these to every module and class.
 ignored = r""".*\.__(pyx_capi|test|reduce_cython|setstate_cython|reduce|setstate)__
 """
-allow = Path(".venv/stubtest-allow.txt") if Path(".venv").is_dir() else Path("stubtest-allow.txt")
-allow.write_text(ignored)
-sys.exit(
-    subprocess.call(
-        [
-            sys.executable,
-            "-m",
-            "mypy.stubtest",
-            "--ignore-positional-only",
-            "--ignore-unused-allowlist",
-            "--allowlist",
-            str(allow),
-            *modules,
-        ]
+with tempfile.NamedTemporaryFile("w", suffix=".txt") as allow:
+    allow.write(ignored)
+    allow.flush()
+    sys.exit(
+        subprocess.call(
+            [
+                sys.executable,
+                "-m",
+                "mypy.stubtest",
+                "--ignore-positional-only",
+                "--ignore-unused-allowlist",
+                "--allowlist",
+                allow.name,
+                *modules,
+            ]
+        )
     )
-)
