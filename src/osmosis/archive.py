@@ -143,7 +143,10 @@ def _manifest(
         raise SnapshotError(f"{where}: {_MANIFEST}", "is not of an osmosis snapshot")
     version = manifest.get("version")
     if version != VERSION:
-        why = f"has schema version {version!r}; this osmosis reads {VERSION}"
+        why = (
+            f"has schema version {version!r}, this osmosis reads {VERSION}: capture again, or read"
+            " it with the osmosis that wrote it"
+        )
         raise SnapshotError(f"{where}: {_MANIFEST}", why)
     if not isinstance(manifest.get("host"), dict) or not isinstance(manifest.get("columns"), dict):
         raise SnapshotError(f"{where}: {_MANIFEST}", "has no host facts or no columns")

@@ -32,7 +32,7 @@ __all__ = [
     "VmaKind",
 ]
 
-VERSION = 1  # of the file format; raised when a column changes its meaning
+VERSION = 2  # of the file format; raised when a column changes its meaning, or is not optional
 UNKNOWN = -1  # a reference, flag or id that could not be read
 NO_ID = 0xFFFF_FFFF  # a uid or gid that could not be read: (uid_t) -1 is never a real one
 

@@ -252,26 +252,32 @@ def test_an_empty_zip_has_no_manifest(tmp_path):
         b"[" * 500_000,
         b'{"a":' * 200_000,
         b"9" * 100_000,
-        b'{"format": "osmosis snapshot", "version": 1}',
-        b'{"format": "osmosis snapshot", "version": 1, "host": [], "columns": {}}',
-        b'{"format": "osmosis snapshot", "version": 1, "host": {}, "columns": []}',
+        b'{"format": "osmosis snapshot", "version": VERSION}',
+        b'{"format": "osmosis snapshot", "version": VERSION, "host": [], "columns": {}}',
+        b'{"format": "osmosis snapshot", "version": VERSION, "host": {}, "columns": []}',
         b'{"format": "osmosis snapshot", "version": true, "host": 1, "columns": {}}',
-        b'{"format": "osmosis snapshot", "version": 1, "host": {}, "columns": {"x": {}}}',
-        b'{"format": "osmosis snapshot", "version": 1, "host": {}, "columns": {"run_first": 1}}',
-        b'{"format": "osmosis snapshot", "version": 1, "host": {}, "columns": {"run_first": {}}}',
-        b'{"format":"osmosis snapshot","version":1,"host":{"page_size":0},"columns":{}}',
-        b'{"format":"osmosis snapshot","version":1,"host":{"page_size":"x"},"columns":{}}',
-        b'{"format":"osmosis snapshot","version":1,"host":{},'
+        b'{"format": "osmosis snapshot", "version": VERSION, "host": {}, "columns": {"x": {}}}',
+        b'{"format": "osmosis snapshot", "version":VERSION,"host":{},"columns": {"run_first": 1}}',
+        b'{"format": "osmosis snapshot", "version":VERSION,"host":{},"columns": {"run_first": {}}}',
+        b'{"format":"osmosis snapshot","version":VERSION,"host":{"page_size":0},"columns":{}}',
+        b'{"format":"osmosis snapshot","version":VERSION,"host":{"page_size":"x"},"columns":{}}',
+        b'{"format":"osmosis snapshot","version":VERSION,"host":{},'
         b'"columns":{"run_first":{"length":1e400}}}',
     ],
 )
 def test_a_manifest_that_is_none(tmp_path, text):
-    refused(write(tmp_path / "x", {"manifest.json": text}))
+    now = text.replace(b"VERSION", b"%d" % VERSION)
+    refused(write(tmp_path / "x", {"manifest.json": now}))
 
 
 def test_a_newer_schema_is_refused_by_name(saved):
     change(saved, manifest=manifest_of(saved, version=VERSION + 1))
     assert "manifest" in refused(saved, f"version {VERSION + 1}").where
+
+
+def test_an_older_schema_is_refused_with_what_to_do(saved):
+    change(saved, manifest=manifest_of(saved, version=VERSION - 1))
+    assert "capture again" in refused(saved, f"version {VERSION - 1}").why
 
 
 class Bomb:
