@@ -7,6 +7,7 @@ from typing_extensions import disjoint_base
 _I4: TypeAlias = NDArray[np.int32]
 _I8: TypeAlias = NDArray[np.int64]
 
+def grouped(ends: _I4, n: int) -> tuple[_I4, _I4]: ...  # (n + 1,), (E,)
 def spans(
     indptr: _I8,  # (C + 1,) into the slices
     low: _I8,  # (R,)

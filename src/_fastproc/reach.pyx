@@ -49,6 +49,47 @@ cdef int _check_spans(
     return 0
 
 
+def grouped(const int32_t[::1] ends not None, Py_ssize_t n):
+    """Where each of 0 .. n - 1 stands in *ends*.
+
+    Parameters
+    ----------
+    ends : (E,) int32
+        Numbers 0 .. n - 1.
+    n
+        One more than the largest.
+
+    Returns
+    -------
+    (indptr, order)
+        (n + 1,) int32, (E,) int32: k stands at ``order[indptr[k]:indptr[k + 1]]``, ascending.
+        O(E + n).
+    """
+    cdef Py_ssize_t e, total = ends.shape[0]
+    if total >= 1 << 31:
+        raise ValueError(f"{total} ends are too many for int32")
+    starts, places = np.zeros(n + 1, np.int32), np.empty(total, np.int32)
+    cdef:
+        int32_t[::1] indptr = starts, order = places
+        int32_t k
+    for e in range(total):
+        if not 0 <= ends[e] < n:
+            raise ValueError(f"end {e} is {ends[e]}, not within 0 .. {n - 1}")
+    with nogil:
+        for e in range(total):
+            indptr[ends[e] + 1] += 1
+        for e in range(n):
+            indptr[e + 1] += indptr[e]
+        for e in range(total):
+            k = ends[e]
+            order[indptr[k]] = <int32_t>e
+            indptr[k] += 1
+        for e in range(n, 0, -1):  # each start has become the next one
+            indptr[e] = indptr[e - 1]
+        indptr[0] = 0
+    return starts, places
+
+
 def spans(
     const int64_t[::1] indptr not None,
     const int64_t[::1] low not None,

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from osmosis.graph.graph import ALL, ANY, POTENTIAL, PRIVATE, Edge, Graph, Kind, Runs, W, no_runs
 from osmosis.model import Model
 from osmosis.query.options import DEFAULT_VERBS, POWER_VERBS, access_mask
+from osmosis.query.walk import Index
 
 PDS = ["k", "a", "b", "c", "d", "e"]
 RESOURCES = ["v1:VMR", "v2:VMR", "v3:VMR", "f1:FILE", "f2:FILE", "m1:MO", "m2:MO"]
@@ -428,3 +429,14 @@ def test_a_model_without_edges_answers(access):
     model = Model(graph(pds=["a", "b"]))
     assert not model.tcb(1, access=access)
     assert model.tcb_matrix().nnz == 0
+
+
+def test_only_doubts_that_count_are_walked_twice():
+    doubt = "a HOLD f:FILE R maybe=RW potential"
+    index = Index(graph(doubt, "b HOLD f R", "a REQUEST b maybe!", pds=["a", "b"]))
+
+    assert not index.doubtful((Edge.HOLD, Edge.MAP))
+    assert index.doubtful((Edge.HOLD, Edge.MAP), potential=True)
+    assert index.doubtful((Edge.REQUEST,))
+    observed = Index(graph("a HOLD f:FILE R maybe=RW", pds=["a"]))
+    assert observed.doubtful((Edge.HOLD,))

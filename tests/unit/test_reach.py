@@ -111,6 +111,21 @@ def test_meeting_sums_and_row_sums(system, data):
         assert (rows[k] == want[place[i]][place]).all()
 
 
+@given(st.lists(st.integers(0, 9), max_size=30))
+def test_grouped(ends):
+    indptr, order = reach.grouped(i4(ends), 10)
+    for k in range(10):
+        assert order[indptr[k] : indptr[k + 1]].tolist() == [
+            e for e, v in enumerate(ends) if v == k
+        ]
+
+
+def test_grouped_refuses_what_is_outside():
+    for end in (-1, 3):
+        with pytest.raises(ValueError, match="not within 0"):
+            reach.grouped(i4([0, end]), 3)
+
+
 @given(st.data())
 def test_spans(data):
     holder = data.draw(st.lists(st.integers(0, 30), max_size=40))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osmosis.errors import QueryError
+from osmosis.graph.graph import Edge, Kind
 from osmosis.graph.sets import Nodes
 from osmosis.query.engine import Engine
 from osmosis.query.options import (
@@ -19,15 +20,17 @@ from osmosis.query.options import (
     type_mask,
     types_of,
 )
-from osmosis.query.walk import Way, walk
+from osmosis.query.walk import Way, distinct, walk
 
 __all__ = ["bfs"]
+
+I4 = NDArray[np.int32]
 
 
 def bfs(
     engine: Engine,
-    sure_starts: NDArray[np.int32],
-    may_starts: NDArray[np.int32],
+    sure_starts: I4,
+    may_starts: I4,
     *,
     edges: str | Iterable[str],
     direction: str,
@@ -50,21 +53,25 @@ def bfs(
     if direction not in ("forward", "backward"):
         raise QueryError(f'direction must be "forward" or "backward", not {direction!r}')
     graph, index = engine.graph, engine.index
-    wanted = np.isin(graph.kind, np.array(node_kinds(kinds), np.uint8))
     mask = type_mask(graph, types_of(graph, types))
-    if mask is not None:
-        wanted &= mask[graph.type]
+    kind_wanted = np.zeros(len(Kind), bool)
+    kind_wanted[list(node_kinds(kinds))] = True
     walked, need, most = edge_kinds(edges), access_mask(access), depth_of(depth)
 
-    def made(starts: NDArray[np.int32], possible: bool) -> NDArray[np.bool_]:
+    def made(starts: I4, possible: bool) -> I4:
         forward = direction == "forward"
-        found = walk(index, starts, walked, Way(need, possible), forward=forward, depth=most) >= 0
-        return found & wanted
+        found = walk(index, starts, walked, Way(need, possible), forward=forward, depth=most).nodes
+        keep = kind_wanted[graph.kind[found]]
+        if mask is not None:
+            keep &= mask[graph.type[found]]
+        return found[keep]
 
     sure = made(sure_starts, False)
-    hold_unknown = not index.hold.decided
-    twice = index.mixed or hold_unknown or len(may_starts) > len(sure_starts)
-    may = made(may_starts, True) | sure if twice else sure.copy()
-    sure[may_starts] = False
-    may[sure_starts] = False
-    return Nodes(graph, sure, may & ~sure)
+    may = sure
+    # A HOLD into a PD is the end of a path.
+    hold_unknown = kind_wanted[Kind.PD] and Edge.HOLD in walked and not index.hold.decided
+    if index.doubtful(walked) or hold_unknown or len(may_starts) > len(sure_starts):
+        may = distinct(np.concatenate([made(may_starts, True), sure]))
+    sure = np.setdiff1d(sure, may_starts, assume_unique=True)
+    may = np.setdiff1d(may, sure_starts, assume_unique=True)
+    return Nodes(graph, sure, np.setdiff1d(may, sure, assume_unique=True))

@@ -16,9 +16,9 @@ from osmosis.graph.relation import unpack
 from osmosis.graph.sets import Answer
 from osmosis.query.engine import Engine
 from osmosis.query.options import DEFAULT_VERBS, POWER_VERBS
-from osmosis.query.sharing import Ask, reach
+from osmosis.query.sharing import Ask, wanted_nodes
 from osmosis.query.tcb import Base, asked, one_step, part_rows, powers, tcb_row
-from osmosis.query.walk import Index, Way, walk
+from osmosis.query.walk import Index, Reached, Way, walk
 
 __all__ = ["Step", "Witness", "best", "explain", "letters"]
 
@@ -113,55 +113,59 @@ def _told(engine: Engine, rule: int, node: int) -> tuple[str, str, tuple[str, ..
 
 
 def _edge_before(
-    index: Index, row: int, node: int, distance: I4, way: Way, last: bool
+    index: Index, row: int, node: int, d: int, reached: Reached, way: Way, last: bool
 ) -> tuple[int, int, int, int] | None:
-    """Return an edge into *node* from one step nearer: (source, kind, mask, rule)."""
-    d = int(distance[node])
+    """Return an edge into *node*, which is at distance *d*: (source, kind, mask, rule).
+
+    Its source is at distance d - 1 by *reached*.
+    """
+    # A PD that was met on the way is one that x controls: no way to its resources.
+    near = reached.nodes[reached.distance == d - 1]
+    near = near[~index.is_pd[near] | (near == row)]
     at = np.array([node], np.int32)
     for kind in (Edge.HOLD, Edge.MAP):
         edges = index.kinds[kind]
-        for e in index.backward[kind].at(at)[0].tolist():
+        ids = index.backward[kind].at(at)[0]
+        keep = way.passes(edges, ids, kind)
+        if not way.potential:
+            keep &= (edges.flags[ids] & POTENTIAL) == 0
+        if kind == Edge.HOLD and way.ends_private and not last:
+            keep &= (edges.flags[ids] & PRIVATE) == 0
+        ids = ids[keep & np.isin(edges.src[ids], near)]
+        if len(ids):
+            e = int(ids[0])
             mask = int(edges.maybe[e] if way.possible else edges.perm[e])
-            ends = kind == Edge.HOLD and way.ends_private and edges.flags[e] & PRIVATE
-            if (mask & way.need) != way.need or (ends and not last):
-                continue
-            if edges.flags[e] & POTENTIAL and not way.potential:
-                continue
-            source = int(edges.src[e])
-            if index.is_pd[source] and source != row:
-                continue  # met on the way as what x controls: no way to its resources
-            if distance[source] == d - 1:
-                return int(edges.src[e]), int(kind), mask, int(edges.rule[e])
+            return int(edges.src[e]), int(kind), mask, int(edges.rule[e])
     runs = index.runs.runs
-    if len(runs):
-        for k in index.runs.by_dst.at(at)[0].tolist():
-            if (int(runs.perm[k]) & way.need) != way.need:
-                continue
-            sources = runs.source[runs.first[k] : runs.last[k] + 1]
-            near = np.flatnonzero(distance[sources] == d - 1)
-            if len(near):
-                source = int(sources[near[0]])
-                return source, int(Edge.MAP), int(runs.perm[k]), int(runs.rule[k])
+    ids = index.runs.by_dst.at(at)[0]
+    ids = ids[(runs.perm[ids] & way.need) == way.need]
+    positions = np.sort(index.runs.by_node.at(near)[0])
+    if len(ids) and len(positions):
+        first = np.searchsorted(positions, runs.first[ids])
+        first[first == len(positions)] = 0
+        found = positions[first]
+        hit = np.flatnonzero((found >= runs.first[ids]) & (found <= runs.last[ids]))
+        if len(hit):
+            k = int(ids[hit[0]])
+            source = int(runs.source[found[hit[0]]])
+            return source, int(Edge.MAP), int(runs.perm[k]), int(runs.rule[k])
     return None
 
 
-def _path(engine: Engine, row: int, node: int, way: Way) -> tuple[Step, ...]:
-    """Return the shortest path over HOLD and MAP from a PD to a node."""
+def _path(engine: Engine, row: int, node: int, way: Way, whole: Reached) -> tuple[Step, ...]:
+    """Return the shortest path over HOLD and MAP from a PD to a node; *whole* is the PD's walk."""
     index, names = engine.index, engine.graph.names
     if row == engine.kernel:
         text = "the kernel holds everything with every permission"
         return (Step(names[row], names[node], "HOLD", "RWX", text, ""),)
     # Distances over edges that a path may go on from: a PRIVATE hold counts at the end only.
+    reached = _onward(index, row, way) if way.ends_private else whole
+    near = [int(found.of(np.array([node], np.int32))[0]) for found in (reached, whole)]
+    d = min(at for at in near if at >= 0)
     steps: list[Step] = []
-    distance = _onward(index, row, way)
     at, last = node, True
-    if distance[at] < 0 or way.ends_private:
-        whole = walk(index, np.array([row], np.int32), (Edge.HOLD, Edge.MAP), way)
-        if distance[at] < 0 or whole[at] < distance[at]:
-            distance = distance.copy()
-            distance[at] = whole[at]
     while at != row:
-        found = _edge_before(index, row, at, distance, way, last)
+        found = _edge_before(index, row, at, d, reached, way, last)
         if found is None:
             break
         source, kind, mask, rule = found
@@ -178,50 +182,38 @@ def _path(engine: Engine, row: int, node: int, way: Way) -> tuple[Step, ...]:
                 notes,
             )
         )
-        at, last = source, False
+        at, last, d = source, False, d - 1
     return tuple(reversed(steps))
 
 
-def _onward(index: Index, row: int, way: Way) -> I4:
-    """Distances from a PD to the nodes that a path may go on from."""
+def _onward(index: Index, row: int, way: Way) -> Reached:
+    """Nodes that a path from a PD may go on from, where a PRIVATE hold ends it."""
     start = np.array([row], np.int32)
-    if not way.ends_private:
-        return walk(index, start, (Edge.HOLD, Edge.MAP), way)
     hold = index.kinds[Edge.HOLD]
     ids = index.forward[Edge.HOLD].at(start)[0]
     barred = PRIVATE if way.potential else PRIVATE | POTENTIAL
     ids = ids[way.passes(hold, ids, Edge.HOLD) & ((hold.flags[ids] & barred) == 0)]
     first = np.unique(hold.dst[ids])
-    first = first[~index.is_pd[first]]
-    out = np.full(index.n_nodes, -1, np.int32)
-    if len(first):
-        on = walk(index, first, (Edge.MAP,), way)
-        out = np.where(on >= 0, on + 1, -1).astype(np.int32)
-    out[row] = 0
-    return out
+    on = walk(index, first[~index.is_pd[first]], (Edge.MAP,), way)
+    at = int(np.searchsorted(on.nodes, row))
+    return Reached(np.insert(on.nodes, at, row), np.insert(on.distance + 1, at, 0))
 
 
 def _shared(engine: Engine, x: int, y: int, ask: Ask, certain: bool) -> tuple[Step, ...]:
     """Two paths to the one resource that is nearest to both."""
     index = engine.index
-
-    def from_(row: int, need: int) -> I4:
-        if row == engine.kernel:
-            out = np.ones(index.n_nodes, np.int32)
-            out[row] = 0
-            return out
-        way = Way(need, not certain, ask.potential)
-        return walk(index, np.array([row], np.int32), (Edge.HOLD, Edge.MAP), way)
-
-    mine, theirs = from_(x, ask.own), from_(y, ask.access)
-    sure, may = reach(index, y if x == engine.kernel else x, ask.own, ask)
-    both = (mine > 0) & (theirs > 0) & (sure if certain else may)
-    nodes = np.flatnonzero(both)
+    ways = [Way(need, not certain, ask.potential) for need in (ask.own, ask.access)]
+    mine, theirs = (
+        walk(index, np.array([row], np.int32), (Edge.HOLD, Edge.MAP), way)
+        for row, way in zip((x, y), ways, strict=True)
+    )
+    nodes = mine.nodes[wanted_nodes(index, ask.kind, ask.types)[mine.nodes]]
+    far = theirs.of(nodes)
+    nodes, far = nodes[far >= 0], far[far >= 0]
     if not len(nodes):
         return ()
-    node = int(nodes[np.argmin(mine[nodes] + theirs[nodes])])
-    ways = [Way(need, not certain, ask.potential) for need in (ask.own, ask.access)]
-    return _path(engine, x, node, ways[0]) + _path(engine, y, node, ways[1])
+    node = int(nodes[np.argmin(mine.of(nodes) + far)])
+    return _path(engine, x, node, ways[0], mine) + _path(engine, y, node, ways[1], theirs)
 
 
 def _controlled(engine: Engine, x: int, y: int, base: Base) -> tuple[tuple[Step, ...], list[str]]:

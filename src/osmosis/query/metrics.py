@@ -277,8 +277,8 @@ def _of_types(engine: Engine, types: frozenset[str] | None) -> NDArray[np.bool_]
 
 def rsi_of_sets(a: Nodes, b: Nodes, pages: F8) -> float:
     """Return the index of two sets of nodes."""
-    both = float(pages[np.intersect1d(a.nodes, b.nodes)].sum())
-    either = float(pages[np.union1d(a.nodes, b.nodes)].sum())
+    both = float(pages[np.intersect1d(a.nodes, b.nodes, assume_unique=True)].sum())
+    either = float(pages[distinct(np.concatenate([a.nodes, b.nodes]))].sum())
     return both / either if either > 0 else float("nan")
 
 

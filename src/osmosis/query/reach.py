@@ -237,7 +237,7 @@ def spans(
     pd, node = pd[order], node[order]
     explicit, starts = _first_of_each(node)
     ends = np.append(starts[1:], len(node))[: len(starts)]
-    places, at = index.runs.positions(on_node)
+    places, at = index.runs.by_node.at(on_node)
     order = np.argsort(places, kind="stable")
     places = places[order]
     holder = np.concatenate([value[pd], value[on_pd[at[order]]]]).astype(np.int32)
@@ -365,15 +365,19 @@ def certain_spans(index: Index, way: Way, kind: Kind) -> Spans:
     return index.once(("spans", way, kind), make)
 
 
-def undecided(index: Index, needs: Iterable[int], kind: Kind) -> I4:
+def undecided(index: Index, needs: Iterable[int], kind: Kind, potential: bool) -> I4:
     """Return the nodes of a kind that more PDs may reach than certainly do, ascending.
 
-    With one of the masks; without those that one PD alone may reach.
+    With one of the masks; without those that one PD alone may reach. Edges that were not
+    observed count with *potential* only.
     """
     start = np.zeros(index.n_nodes, bool)
     for edge_kind in (Edge.HOLD, Edge.MAP):
         edges = index.kinds[edge_kind]
-        at = np.flatnonzero(edges.maybe != edges.perm)
+        differs = edges.maybe != edges.perm
+        if not potential:
+            differs &= (edges.flags & POTENTIAL) == 0
+        at = np.flatnonzero(differs)
         sure, may = edges.perm[at], edges.maybe[at]
         for need in needs:
             start[edges.dst[at[((sure & need) == need) != ((may & need) == need)]]] = True
@@ -422,14 +426,16 @@ def touched(index: Index, way: Way, kind: Kind) -> Bools:
 
     def make() -> Bools:
         out = np.zeros((len(graph.types), index.n_pds), bool)
-        at = np.flatnonzero(usable(Edge.HOLD))
-        src, dst = holds.src[at], holds.dst[at]
-        ends = (holds.flags[at] & PRIVATE) != 0 if way.ends_private else None
+        usable_holds = usable(Edge.HOLD)
+        ends = (holds.flags & PRIVATE) != 0
         for first in range(0, len(graph.types), 64):
             own, marks = behind(first)
             found = marks[: index.n_pds].copy()  # by MAP and runs of its own
-            value = marks[dst] if ends is None else np.where(ends, own[dst], marks[dst])
-            np.bitwise_or.at(found, src, value)
+            value = marks[holds.dst]
+            if way.ends_private:
+                value[ends] = own[holds.dst[ends]]
+            value[~usable_holds] = 0
+            found |= index.forward[Edge.HOLD].reduced(np.bitwise_or, value, index.n_pds)
             if index.kernel is not None:
                 found[index.kernel] = 0
             for k in range(min(64, len(graph.types) - first)):

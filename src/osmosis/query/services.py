@@ -16,11 +16,12 @@ __all__ = ["ancestors", "clients_row", "services_relation", "services_row"]
 def _reached(index: Index, rows: NDArray[np.int32], depth: int | None, forward: bool) -> Row:
     def made(possible: bool) -> NDArray[np.bool_]:
         found = walk(index, rows, (Edge.REQUEST,), Way(ANY, possible), forward=forward, depth=depth)
-        out: NDArray[np.bool_] = found[: index.n_pds] > 0
+        out = np.zeros(index.n_pds, bool)
+        out[found.nodes[found.distance > 0]] = True
         return out
 
     sure = made(False)
-    return Row(sure, made(True) | sure if index.mixed else sure.copy())
+    return Row(sure, made(True) | sure if index.doubtful((Edge.REQUEST,)) else sure.copy())
 
 
 def services_row(index: Index, row: int, depth: int | None = 1) -> Row:

@@ -14,10 +14,11 @@ from osmosis.graph.relation import Relation, clear_diagonal, pack
 from osmosis.graph.sets import Nodes
 from osmosis.query.options import RESOURCE_TYPES, SPACE_TYPES, type_mask
 from osmosis.query.reach import Spans, aligned, certain_spans, spans, touched, undecided
-from osmosis.query.walk import Index, Way, walk
+from osmosis.query.walk import Index, Way, distinct, walk
 
-__all__ = ["Ask", "Row", "Sharing", "common", "reach", "reached_nodes"]
+__all__ = ["Ask", "Row", "Sharing", "common", "reach", "reached_nodes", "wanted_nodes"]
 
+I4 = NDArray[np.int32]
 Bools = NDArray[np.bool_]
 _WALKED = (Edge.HOLD, Edge.MAP)
 
@@ -60,7 +61,7 @@ class Row:
         return self
 
 
-def _wanted(index: Index, kind: Kind, types: frozenset[str] | None) -> Bools:
+def wanted_nodes(index: Index, kind: Kind, types: frozenset[str] | None) -> Bools:
     """(N,) bool, read-only: nodes of a kind and of types; kept, as each row asks for them."""
     key = (kind, types)
     kept = index.wanted.get(key)
@@ -74,15 +75,19 @@ def _wanted(index: Index, kind: Kind, types: frozenset[str] | None) -> Bools:
     return kept
 
 
-def reach(index: Index, row: int, need: int, ask: Ask) -> tuple[Bools, Bools]:
-    """Nodes of the kind and types asked for that a PD reaches: (N,) bool, certain and possible."""
-    wanted = _wanted(index, ask.kind, ask.types)
+def reach(index: Index, row: int, need: int, ask: Ask) -> tuple[I4, I4]:
+    """Nodes of the kind and types asked for that a PD reaches, ascending: certain, and possible."""
+    wanted = wanted_nodes(index, ask.kind, ask.types)
     start = np.array([row], np.int32)
-    sure = (walk(index, start, _WALKED, Way(need, False, ask.potential)) >= 0) & wanted
-    if not index.mixed:
+
+    def nodes(possible: bool) -> I4:
+        found = walk(index, start, _WALKED, Way(need, possible, ask.potential)).nodes
+        return found[wanted[found]]
+
+    sure = nodes(False)
+    if not index.doubtful(_WALKED, potential=ask.potential):
         return sure, sure
-    may = (walk(index, start, _WALKED, Way(need, True, ask.potential)) >= 0) & wanted
-    return sure, may | sure
+    return sure, distinct(np.concatenate([nodes(True), sure]))
 
 
 def _without(mask: Bools, row: int | None) -> Bools:
@@ -112,8 +117,8 @@ def _is_space_type(index: Index, name: str) -> bool:
         return False
     if name in SPACE_TYPES:
         return True
-    return bool(_wanted(index, Kind.SPACE, frozenset([name])).any()) and not bool(
-        _wanted(index, Kind.RESOURCE, frozenset([name])).any()
+    return bool(wanted_nodes(index, Kind.SPACE, frozenset([name])).any()) and not bool(
+        wanted_nodes(index, Kind.RESOURCE, frozenset([name])).any()
     )
 
 
@@ -142,7 +147,8 @@ class Sharing:
         )
         self._sure = self._join(own, other, ask)
         self._may: native.Join | None = None  # by what is undecided; the rest is the same
-        differs = undecided(index, needs, ask.kind) if index.mixed else None
+        self._doubtful = index.doubtful(_WALKED, potential=ask.potential)
+        differs = undecided(index, needs, ask.kind, ask.potential) if self._doubtful else None
         if differs is not None and len(differs):
             own, other = (
                 spans(index, Way(need, True, ask.potential), ask.kind, None, only=differs)
@@ -155,7 +161,7 @@ class Sharing:
         self._may_any: Bools = self._sure_any
         if index.kernel is not None:
             self._sure_any = np.any(self._touched(ask.own, False, ask)[chosen], axis=0)
-            self._may_any = np.any(self._touched(ask.own, index.mixed, ask)[chosen], axis=0)
+            self._may_any = np.any(self._touched(ask.own, self._doubtful, ask)[chosen], axis=0)
         # Whose rows may gain whom, by what was not seen. Most types give the same as others.
         gains: dict[tuple[bytes, bytes], tuple[Bools, Bools]] = {}
         for name, unseen in _unseen(index, ask):
@@ -186,7 +192,7 @@ class Sharing:
     def _of_type(self, name: str, need: int, ask: Ask) -> Bools:
         """(P,) bool: PDs that possibly reach a resource of the type."""
         chosen = [t for t, at in enumerate(self._index.graph.types) if at == name]
-        out: Bools = np.any(self._touched(need, self._index.mixed, ask)[chosen], axis=0)
+        out: Bools = np.any(self._touched(need, self._doubtful, ask)[chosen], axis=0)
         return out
 
     def row(self, row: int) -> Row:
@@ -227,28 +233,32 @@ class Sharing:
         return Relation.from_bits(n, sure, None if same else may, pds=self._index.graph.pds)
 
 
-def reached_nodes(index: Index, rows: NDArray[np.int32], need: int, ask: Ask) -> Nodes:
+def reached_nodes(index: Index, rows: I4, need: int, ask: Ask) -> Nodes:
     """Nodes that one of *rows* reaches; the kernel reaches all of the kind and types."""
     sure, may = _of_several(index, rows, need, ask)
-    return Nodes(index.graph, sure, may & ~sure)
+    return Nodes(index.graph, sure, np.setdiff1d(may, sure, assume_unique=True))
 
 
-def _of_several(index: Index, rows: NDArray[np.int32], need: int, ask: Ask) -> tuple[Bools, Bools]:
-    sure = np.zeros(index.n_nodes, bool)
-    may = sure.copy()
-    for row in rows.tolist():
-        if row == index.kernel:
-            everything = _wanted(index, ask.kind, ask.types)
-            return everything, everything
-        one_sure, one_may = reach(index, row, need, ask)
-        sure |= one_sure
-        may |= one_may
-    return sure, may
+def _of_several(index: Index, rows: I4, need: int, ask: Ask) -> tuple[I4, I4]:
+    if index.kernel is not None and index.kernel in rows:
+        everything = np.flatnonzero(wanted_nodes(index, ask.kind, ask.types)).astype(np.int32)
+        return everything, everything
+    found = [reach(index, row, need, ask) for row in rows.tolist()]
+    if len(found) == 1:
+        return found[0]
+    none = np.empty(0, np.int32)
+    sure = distinct(np.concatenate([none, *(nodes for nodes, _ in found)]))
+    if all(nodes is possible for nodes, possible in found):
+        return sure, sure
+    return sure, distinct(np.concatenate([none, *(possible for _, possible in found)]))
 
 
-def common(index: Index, x: NDArray[np.int32], y: NDArray[np.int32], ask: Ask) -> Nodes:
+def common(index: Index, x: I4, y: I4, ask: Ask) -> Nodes:
     """Return the nodes by which y is in x's answer: that both reach, y with the access."""
     a_sure, a_may = _of_several(index, x, ask.own, ask)
     b_sure, b_may = _of_several(index, y, ask.access, ask)
-    sure = a_sure & b_sure
-    return Nodes(index.graph, sure, a_may & b_may & ~sure)
+    sure = np.intersect1d(a_sure, b_sure, assume_unique=True)
+    if a_may is a_sure and b_may is b_sure:
+        return Nodes(index.graph, sure)
+    may = np.intersect1d(a_may, b_may, assume_unique=True)
+    return Nodes(index.graph, sure, np.setdiff1d(may, sure, assume_unique=True))

@@ -8,17 +8,20 @@ condition on each edge. What may be, and is not certain, is a second walk with t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from _fastproc import reach
 from osmosis.graph.graph import ANY, POTENTIAL, PRIVATE, Edge, Edges, Graph, Kind, Runs, W
 from osmosis.graph.relation import Relation
 from osmosis.query.options import DEFAULT_VERBS
 
-__all__ = ["Index", "Side", "Way", "distinct", "gathered", "walk"]
+__all__ = ["Index", "Reached", "Side", "Way", "distinct", "gathered", "walk"]
 
 I4 = NDArray[np.int32]
 Bools = NDArray[np.bool_]
@@ -52,23 +55,48 @@ def distinct(values: NDArray[T]) -> NDArray[T]:
 
 
 class Side:
-    """Edges of one kind, sorted by one of their ends: finds those at given nodes.
+    """Edges of one kind by one of their ends: finds those at given nodes.
 
-    O(nodes * log E + found); 12 bytes per edge.
+    O(nodes + found); 4 bytes per edge and per node.
     """
 
-    __slots__ = ("_key", "_order")
+    __slots__ = ("_indptr", "_order", "single")
 
-    def __init__(self, ends: I4) -> None:
-        self._order = np.argsort(ends, kind="stable").astype(np.int32)
-        self._key = ends[self._order]
+    def __init__(self, ends: I4, n_nodes: int) -> None:
+        self._indptr, self._order = reach.grouped(ends, n_nodes)
+        self.single = int(np.diff(self._indptr).max(initial=0)) <= 1
 
     def at(self, nodes: I4) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the edges at *nodes*, and for each the place in *nodes* it belongs to."""
-        low = np.searchsorted(self._key, nodes, "left")
-        counts = np.searchsorted(self._key, nodes, "right") - low
+        low, high = self._indptr[nodes], self._indptr[nodes + 1]
+        if self.single:
+            at = np.flatnonzero(high > low)
+            return self._order[low[at]].astype(np.int64), at
+        counts = (high - low).astype(np.int64)
         places = np.repeat(np.arange(len(nodes)), counts)
-        return self._order[gathered(low, counts)].astype(np.int64), places
+        return self._order[gathered(low.astype(np.int64), counts)].astype(np.int64), places
+
+    def reduced(self, op: np.ufunc, values: NDArray[T], nodes: int) -> NDArray[T]:
+        """Return *op* over the values of the edges of each of the first *nodes*; 0 of none."""
+        start, end = self._indptr[:nodes], self._indptr[1 : nodes + 1]
+        out = np.zeros(nodes, values.dtype)
+        has = np.flatnonzero(end > start)
+        if len(has):
+            some = values[self._order[: self._indptr[nodes]]]
+            out[has] = op.reduceat(some, start[has])
+        return out
+
+
+class _Sides(dict[int, Side]):
+    """A `Side` for each kind of edge, made when it is first asked for."""
+
+    def __init__(self, kinds: Mapping[int, Edges], end: str, n_nodes: int) -> None:
+        super().__init__()
+        self._kinds, self._end, self._n_nodes = kinds, end, n_nodes
+
+    def __missing__(self, kind: int) -> Side:
+        made = self[kind] = Side(getattr(self._kinds[kind], self._end), self._n_nodes)
+        return made
 
 
 class RunIndex:
@@ -79,47 +107,44 @@ class RunIndex:
     contain it, so that a look-up costs O(classes * log K + found).
     """
 
-    def __init__(self, runs: Runs) -> None:
+    def __init__(self, runs: Runs, n_nodes: int) -> None:
         self.runs = runs
-        self.by_node = Side(runs.source)
-        self.by_dst = Side(runs.dst)
-        self._distinct: bool | None = None  # see positions
-        self._table: I4 = np.empty(0, np.int32)
+        self._n_nodes = n_nodes
+
+    @cached_property
+    def by_node(self) -> Side:
+        """Positions by source."""
+        return Side(self.runs.source, self._n_nodes)
+
+    @cached_property
+    def by_dst(self) -> Side:
+        """Runs by destination."""
+        return Side(self.runs.dst, self._n_nodes)
+
+    @cached_property
+    def _classes(self) -> list[tuple[int, I4, I4, I4]]:
+        runs = self.runs
         length = runs.last - runs.first + 1
         order = np.argsort(runs.first, kind="stable").astype(np.int32)
         size = np.frexp(length[order].astype(np.float64))[1] - 1
-        self._classes = []
+        out = []
         for c in range(_LONGEST):
             ids = order[size == c]
             if len(ids):
-                self._classes.append((2 << c, ids, runs.first[ids], runs.last[ids]))
+                out.append((2 << c, ids, runs.first[ids], runs.last[ids]))
+        return out
 
     def containing(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the runs that contain one of *positions*; a run may come several times."""
         found = []
         at_most = positions.astype(np.int32)  # the type of first: else all of it is converted
-        for reach, ids, first, last in self._classes:
-            low = np.searchsorted(first, (positions - reach).astype(np.int32), "right")
+        for longest, ids, first, last in self._classes:
+            low = np.searchsorted(first, (positions - longest).astype(np.int32), "right")
             counts = np.searchsorted(first, at_most, "right") - low
             at = gathered(low, counts)
             hit = last[at] >= np.repeat(at_most, counts)
             found.append(ids[at[hit]])
         return np.concatenate(found).astype(np.int64) if found else np.empty(0, np.int64)
-
-    def positions(self, nodes: I4) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return ``by_node.at(nodes)``: by a table where no node is a source twice."""
-        if self._distinct is None:
-            key = self.by_node._key
-            self._distinct = not bool((key[1:] == key[:-1]).any())
-            if self._distinct and len(key):
-                self._table = np.full(int(key[-1]) + 1, -1, np.int32)
-                self._table[self.runs.source] = np.arange(len(key))
-        if not self._distinct:
-            return self.by_node.at(nodes)
-        at = np.flatnonzero(nodes < len(self._table))
-        found = self._table[nodes[at]]
-        hit = found >= 0
-        return found[hit].astype(np.int64), at[hit]
 
     def covered(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the positions that the runs *ids* cover, ascending. O(sources + runs)."""
@@ -144,27 +169,53 @@ class Index:
         self.kernel = graph.kernel
         edges, runs = _without_chains(graph)
         self.kinds: dict[int, Edges] = {}
-        self.forward: dict[int, Side] = {}
-        self.backward: dict[int, Side] = {}
         for kind in Edge:
             take = edges.kind == kind
             if kind == Edge.HOLD and self.kernel is not None:
                 take &= edges.src != self.kernel
-            part = Edges(*(getattr(edges, c)[take] for c in Edges.__slots__))
-            self.kinds[kind] = part
-            self.forward[kind] = Side(part.src)
-            self.backward[kind] = Side(part.dst)
-        self.runs = RunIndex(runs)
+            at = np.flatnonzero(take)
+            self.kinds[kind] = Edges(*(getattr(edges, c)[at] for c in Edges.__slots__))
+        self.forward = _Sides(self.kinds, "src", self.n_nodes)
+        self.backward = _Sides(self.kinds, "dst", self.n_nodes)
+        self.runs = RunIndex(runs, self.n_nodes)
         self.is_pd: Bools = graph.kind == Kind.PD
-        # Whether a second walk, with the other masks, can find more than the first.
-        self.mixed = any(
-            bool((part.perm != part.maybe).any()) for part in self.kinds.values() if len(part)
-        )
         self.wanted: dict[tuple[Kind, frozenset[str] | None], Bools] = {}  # see query.sharing
         self._hold: Relation | None = None
         self._by_place: I4 | None = None
         self._place: I4 | None = None
         self._memory: dict[Hashable, Any] = {}
+        self._local = threading.local()
+
+    def doubtful(self, kinds: Iterable[int], *, potential: bool = False) -> bool:
+        """Tell whether a second walk over *kinds*, with the masks that may be, can find more.
+
+        Of edges that the walk may use at all: without *potential*, of those that were observed.
+        """
+
+        def make(kind: int) -> bool:
+            edges = self.kinds[kind]
+            at = np.flatnonzero(edges.perm != edges.maybe)
+            return bool(len(at) and (potential or _counted(self, kind, at).any()))
+
+        return any(self.once(("doubtful", kind, potential), partial(make, kind)) for kind in kinds)
+
+    @contextmanager
+    def scratch(self) -> Iterator[tuple[I4, Bools, list[I4]]]:
+        """(N,) distances, all -1, and (N,) marks, all off, of this thread; for one walk.
+
+        What the walk writes to it adds to the list: only that is wiped, so that a walk costs what
+        it touches and not what the graph has.
+        """
+        kept = self._local.__dict__.pop("kept", None)
+        if kept is None:
+            kept = np.full(self.n_nodes, -1, np.int32), np.zeros(self.n_nodes, bool)
+        distance, expanded = kept
+        touched: list[I4] = []
+        yield distance, expanded, touched
+        for nodes in touched:  # not after an exception: then they are made anew
+            distance[nodes] = -1
+            expanded[nodes] = False
+        self._local.kept = kept
 
     def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """Return ``make()`` of the first call with this key."""
@@ -188,15 +239,23 @@ class Index:
                 change -= np.bincount(runs.last + 1, minlength=len(change))[: len(change)]
                 cover = np.cumsum(change)[: len(runs.source)]
                 holds = self.kinds[Edge.HOLD]
-                at, edge = self.runs.positions(holds.dst)
-                pd = holds.src[edge]
-                own = self.runs.positions(np.arange(self.n_pds, dtype=np.int32))
-                at, pd = np.concatenate([at, own[0]]), np.concatenate([pd, own[1]])
-                key = np.full(self.n_pds, -1, np.int64)  # the kernel, in front
-                most = key.copy()
                 size = max(len(runs.source), 1)
-                np.maximum.at(most, pd, cover[at] * size + (size - 1 - at))
-                key[most >= 0] = size - 1 - most[most >= 0] % size
+
+                def weigh(nodes: I4) -> NDArray[np.int64]:
+                    """1 + the most covered position of each node, so that more is better; or 0."""
+                    at, where = self.runs.by_node.at(nodes)
+                    out = np.zeros(len(nodes), np.int64)
+                    found = cover[at] * size + (size - at)
+                    if self.runs.by_node.single:
+                        out[where] = found
+                    else:
+                        np.maximum.at(out, where, found)
+                    return out
+
+                own = weigh(np.arange(self.n_pds, dtype=np.int32))
+                held = self.forward[Edge.HOLD].reduced(np.maximum, weigh(holds.dst), self.n_pds)
+                most = np.maximum(own, held)
+                key = np.where(most > 0, (size - most % size) % size, -1)  # without: in front
                 self._by_place = np.argsort(key, kind="stable").astype(np.int32)
             return self._by_place
 
@@ -269,16 +328,35 @@ class Way(NamedTuple):
         return bool(self.need & W)
 
 
-def _usable(index: Index, way: Way, kind: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+def _counted(index: Index, kind: int, ids: NDArray[np.int64]) -> Bools:
+    """Which of *ids* count without asking for potential ones: what was observed, and control."""
     edges = index.kinds[kind]
-    keep = way.passes(edges, ids, kind)
+    out: Bools = (edges.flags[ids] & POTENTIAL) == 0
+    if kind == Edge.HOLD:  # control is potential by nature and counts
+        out |= index.is_pd[edges.dst[ids]]
+    return out
+
+
+def _usable(index: Index, way: Way, kind: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    keep = way.passes(index.kinds[kind], ids, kind)
     if not way.potential:
-        # Control is potential by nature and counts; all else counts as observed.
-        observed = (edges.flags[ids] & POTENTIAL) == 0
-        if kind == Edge.HOLD:
-            observed |= index.is_pd[edges.dst[ids]]
-        keep &= observed
+        keep &= _counted(index, kind, ids)
     return ids[keep]
+
+
+class Reached(NamedTuple):
+    """Nodes that a walk came to, its starts included, and the least number of edges to each."""
+
+    nodes: I4  # ascending
+    distance: I4
+
+    def of(self, nodes: I4) -> I4:
+        """Distance of each of *nodes*; -1 where the walk did not come."""
+        at = np.searchsorted(self.nodes, nodes)
+        at[at == len(self.nodes)] = 0
+        if not len(self.nodes):
+            return np.full(len(nodes), -1, np.int32)
+        return np.where(self.nodes[at] == nodes, self.distance[at], -1).astype(np.int32)
 
 
 def walk(
@@ -289,8 +367,8 @@ def walk(
     *,
     forward: bool = True,
     depth: int | None = None,
-) -> I4:
-    """Return the least number of edges from *starts* to each node, or from each to *starts*.
+) -> Reached:
+    """Return the nodes that *starts* reach, or that reach *starts*, and how far they are.
 
     Parameters
     ----------
@@ -309,36 +387,43 @@ def walk(
 
     Returns
     -------
-    (N,) int32
-        -1 where there is no path. O(N + edges at the nodes passed * log E).
+    Reached
+        O(nodes and edges passed, log of the nodes), whatever the size of the graph.
 
     """
     step = _forward_step if forward else _backward_step
     wanted = frozenset(kinds)
-    distance = np.full(index.n_nodes, -1, np.int32)
-    expanded = np.zeros(index.n_nodes, bool)
     frontier = distinct(np.asarray(starts, np.int32))
-    distance[frontier] = 0
-    expanded[frontier] = True
-    d = 0
     holds_all = forward and Edge.HOLD in wanted and depth != 0
     if holds_all and index.kernel is not None and index.kernel in frontier:
-        distance[distance < 0] = 1
-        return distance
-    while len(frontier) and (depth is None or d < depth):
-        d += 1
-        further = []
-        for nodes, on in step(index, frontier, wanted, way, d == 1):
-            distance[nodes[distance[nodes] < 0]] = d
-            further.append(nodes if on is None else nodes[on])
-        if not further:
-            break
-        nodes = np.concatenate(further)
-        frontier = distinct(nodes[~expanded[nodes]])
+        everything = np.ones(index.n_nodes, np.int32)
+        everything[frontier] = 0
+        return Reached(np.arange(index.n_nodes, dtype=np.int32), everything)
+    with index.scratch() as (distance, expanded, touched):
+        distance[frontier] = 0
         expanded[frontier] = True
-    return distance
+        touched.append(frontier)
+        d = 0
+        while len(frontier) and (depth is None or d < depth):
+            d += 1
+            further = []
+            for nodes, on in step(index, frontier, wanted, way, d == 1):
+                fresh = nodes[distance[nodes] < 0]
+                distance[fresh] = d
+                touched.append(fresh)
+                if on is not None:
+                    further.append(nodes[on])
+            if not further:
+                break
+            nodes = np.concatenate(further)
+            frontier = distinct(nodes[~expanded[nodes]])
+            expanded[frontier] = True
+        found = distinct(np.concatenate(touched))
+        return Reached(found, distance[found])
 
 
+_ACCESS = frozenset((Edge.HOLD, Edge.MAP))
+# Nodes, and from which of them the walk may go on; None: from none.
 Steps = list[tuple[I4, Bools | None]]
 
 
@@ -368,13 +453,15 @@ def _forward_step(
         for row in frontier[index.is_pd[frontier]].tolist():
             sure, may = index.hold.row_masks(row)
             held = np.flatnonzero(may if way.possible else sure).astype(np.int32)
-            out.append((held, np.zeros(len(held), bool)))
+            out.append((held, None))
     if Edge.MAP in kinds and len(index.runs.runs):
         positions = index.runs.by_node.at(frontier)[0]
         if len(positions):
             ids = index.runs.containing(positions)
             ids = ids[(index.runs.runs.perm[ids] & way.need) == way.need]
-            out.append((index.runs.runs.dst[ids], None))
+            # No MAP leaves the end of a run.
+            nodes = distinct(index.runs.runs.dst[ids])
+            out.append((nodes, None if kinds <= _ACCESS else np.ones(len(nodes), bool)))
     return out
 
 
@@ -396,7 +483,7 @@ def _backward_step(
             out.append((nodes, on))
     if Edge.HOLD in kinds:
         if index.kernel is not None and (passable != index.kernel).any():
-            out.append((np.array([index.kernel], np.int32), np.zeros(1, bool)))
+            out.append((np.array([index.kernel], np.int32), None))
         if first and way.need == ANY:
             for row in frontier[index.is_pd[frontier]].tolist():
                 sure, may = index.hold.T.row_masks(row)
@@ -406,5 +493,6 @@ def _backward_step(
         ids = index.runs.by_dst.at(passable)[0]
         if len(ids):
             ids = ids[(index.runs.runs.perm[ids] & way.need) == way.need]
-            out.append((index.runs.runs.source[index.runs.covered(ids)], None))
+            nodes = index.runs.runs.source[index.runs.covered(ids)]
+            out.append((nodes, np.ones(len(nodes), bool)))
     return out
