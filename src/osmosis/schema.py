@@ -419,6 +419,7 @@ COLUMNS: dict[str, Column] = {
         """
         process      i4  >process that holds a descriptor of /dev/net/tun
         name         i4  >string name, now, of the device that it is attached to
+        space        i4  >socketns namespace that the device is in, now; -1 if it was not told
         """,
     ),
     **_table(

@@ -204,6 +204,45 @@ def test_the_bystanders_container_does_not_control_the_database(case, model):
     assert not members & unknown, why
 
 
+def asked_by(model, pid: int, depth: int | None = 1) -> set[int]:
+    return set(model.services(f"pid:{pid}", depth=depth).pids.tolist())
+
+
+def test_the_keeper_of_a_containers_output_is_its_monitor(case, model):
+    """By /proc: the shim, or conmon, has the other end of the same pipe."""
+    for pid in case.trio:
+        boss = parent(pid)
+        mine = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)}
+        its = {os.readlink(f"/proc/{boss}/fd/{fd}") for fd in os.listdir(f"/proc/{boss}/fd")}
+        pipes = {link for link in mine & its if link.startswith("pipe:")}
+        assert pipes or case.mechanism == "apptainer"
+        assert (boss in asked_by(model, pid)) is bool(pipes)
+
+
+def test_the_application_asks_the_database_the_way_that_its_network_is_made(case, model):
+    """A connection, or in rootless Podman by slirp4netns and rootlessport of one and the other."""
+    db, app, bystander = case.trio
+    assert db not in asked_by(model, bystander, None)
+    assert app not in asked_by(model, db, None)
+    if case.mechanism != "podman-rootless":
+        assert db in asked_by(model, app)
+        return
+    network = {pid: comm(pid) for pid in case.instances.others["network"]}
+    slirps = {pid for pid, name in network.items() if name.startswith("slirp4netns")}
+    mine = {pid: asked_by(model, pid) & slirps for pid in case.trio}
+    assert all(len(found) == 1 for found in mine.values())
+    assert set.union(*mine.values()) == slirps
+    for pid, found in mine.items():  # Podman tells slirp4netns where the namespace is mounted
+        (server,) = found
+        words = Path(f"/proc/{server}/cmdline").read_text().split("\0")
+        path = words[words.index("--netns-type=path") + 1]
+        mounts = Path(f"/proc/{parent(pid)}/mountinfo").read_text().splitlines()
+        (root,) = {line.split()[3] for line in mounts if line.split()[4] == path}
+        assert root == os.readlink(f"/proc/{pid}/ns/net")
+    assert db not in asked_by(model, app)
+    assert db in asked_by(model, app, None)
+
+
 def test_what_was_decided_is_what_the_kernel_says(case):
     """The bystander's own processes try to reach db: there is no such pid for them."""
     tool = shutil.which("nsenter")

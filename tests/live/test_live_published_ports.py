@@ -39,10 +39,11 @@ class Published:
     target: dict[str, str]  # where the client connected to
     proxies: dict[str, int]  # docker-proxy by its address towards the server
     model: osmosis.Model
+    inside: dict[str, int]  # processes that are in a container
 
     def shim(self, name):
-        """The keeper of a client's standard output, if it is in a container."""
-        pid = self.clients[name]
+        """The shims above a process, if it is in a container."""
+        pid = self.inside.get(name, 0)
         chain = []
         while pid > 1:
             pid = parent(pid)
@@ -99,6 +100,11 @@ def published(request):
             pid = int(docker._inspect(f"client-{name}", "{{.State.Pid}}"))
             clients[name], target[name] = below(pid, ("redis-cli",)), f"{to}:{number}"
 
+        docker._run("tty", ("--tty",), ["sleep", "1000000"])
+        clients["tty"] = int(docker._inspect("tty", "{{.State.Pid}}"))
+        keepers = {name: pid for name, pid in clients.items() if name in (*inside, "tty")}
+        del clients["tty"]
+
         def listed():
             text = docker._docker("exec", "db", "redis-cli", "CLIENT", "LIST")
             rows = [dict(w.partition("=")[::2] for w in line.split()) for line in text.splitlines()]
@@ -110,7 +116,7 @@ def published(request):
         ends = re.findall(r'ESTAB +\d+ +\d+ +(\S+) .*"docker-proxy",pid=(\d+)', text)
         proxies = {a: int(pid) for a, pid in ends}
         model = osmosis.capture().model()
-        yield Published(instances, port, clients, address, target, proxies, model)
+        yield Published(instances, port, clients, address, target, proxies, model, keepers)
 
 
 def test_who_is_asked_is_the_proxy_where_there_is_one_and_else_the_server(published, request):
@@ -166,10 +172,15 @@ def test_nobody_shares_a_connection_with_another_client(published):
 
 
 def test_the_keeper_of_a_containers_output_is_its_shim(published):
-    for name in ("bridge", "gateway"):
+    """By /proc: it has the other end of the pipe, or the master of the terminal."""
+    for name, pid in published.inside.items():
         (shim,) = published.shim(name)
-        pid = published.clients[name]
         assert shim in asks(published.model, pid)
+        assert shim not in published.model.services(f"pid:{published.instances.db}").pids
         link = os.readlink(f"/proc/{pid}/fd/1")
         theirs = {os.readlink(f"/proc/{shim}/fd/{fd}") for fd in os.listdir(f"/proc/{shim}/fd")}
-        assert link in theirs
+        if name == "tty":
+            assert re.fullmatch(r"/dev/pts/\d+", link)
+            assert any(their.endswith("ptmx") for their in theirs)
+        else:
+            assert link in theirs

@@ -1,10 +1,9 @@
-"""Who serves whom, with real servers: Redis, slirp4netns, a FUSE filesystem, a forking daemon."""
+"""Who serves whom, with real servers: Redis, a FUSE filesystem, a forking daemon."""
 
 import os
 import shutil
 import socket
 import subprocess
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -120,40 +119,6 @@ def test_a_service_reached_through_another_mount_namespace(tmp_path):
         client.do(f"s = socket.socket(socket.AF_UNIX); s.connect({str(there / 's')!r})")
         server.do("c, _ = s.accept()")
         assert asks(capture(server.pid, client.pid), client.pid) == {server.pid}
-
-
-def test_slirp4netns_is_the_network_of_its_namespace_and_of_no_other(need):
-    program = shutil.which("slirp4netns")
-    need(program, "needs slirp4netns")
-    need(os.path.exists("/dev/net/tun"), "needs /dev/net/tun")
-    with ExitStack() as stack:
-        inside = [stack.enter_context(child("unshare(CLONE_NEWNET); kid = fork()")) for _ in "ab"]
-        outside = stack.enter_context(child())
-        servers = []
-        for c in inside:
-            r, w = os.pipe()
-            words = [program, "-c", "-r", str(w), str(c.pid), "tap0"]
-            quiet = subprocess.DEVNULL
-            servers.append(
-                stack.enter_context(running(*words, pass_fds=[w], stdout=quiet, stderr=quiet))
-            )
-            os.close(w)
-            assert os.read(r, 1) == b"1"  # it is ready
-            os.close(r)
-        kids = [c.ask("kid") for c in inside]
-        pids = [*(c.pid for c in inside), *kids, outside.pid, *(s.pid for s in servers)]
-        model = capture(*pids)
-        for c, kid, server in zip(inside, kids, servers, strict=True):
-            assert server.pid in asks(model, c.pid)
-            assert server.pid in asks(model, kid)
-            spaces = model.shared_spaces(model.pd(f"pid:{server.pid}"), types={"NET"})
-            assert c.pid in spaces.pids
-        a, b = (s.pid for s in servers)
-        assert b not in asks(model, inside[0].pid)
-        assert a not in asks(model, inside[1].pid)
-        assert not {a, b} & asks(model, outside.pid)
-        x, y = (model.pd(f"pid:{p}") for p in (inside[0].pid, kids[0]))
-        assert model.fr(x, y, types={"NET"}) == 1
 
 
 def test_a_fuse_server_is_asked_by_those_who_use_its_files(tmp_path, need):

@@ -179,13 +179,16 @@ def test_a_device_that_nobody_holds_is_served_by_nobody():
     assert asked(w.model(), inside) == (set(), set())
 
 
-@pytest.mark.parametrize("how", ["nothing", "pid", "descriptor"])
+@pytest.mark.parametrize("how", ["nothing", "pid", "descriptor", "device"])
 def test_one_name_in_two_namespaces_wants_evidence(how):
     w = World(spaces=3)
     first, second = w.process(net=1), w.process(net=2)
     slirp = w.process(cmdline=b"slirp4netns\x00-c\x00101\x00tap0\x00" if how == "pid" else b"")
     tap(w, slirp, 1)
     w.add("tunnel", space=2, name=w.text(b"tap0"), up=1)
+    if how == "device":  # its own word comes before all others
+        w.rows["tap_space"][0] = 2
+        w.rows["process_cmdline"][slirp] = w.text(b"slirp4netns\x00101\x00")
     if how == "descriptor":
         row = w.add(
             "open", kind=OpenKind.NAMESPACE, inode=502, sure=1, number=-1, name=w.text(b"net:[502]")

@@ -44,6 +44,7 @@ SOCK_DIAG_BY_FAMILY = 20
 DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 SYS_PIDFD_GETFD = 438  # every architecture: include/uapi/asm-generic/unistd.h
 SIOCGSKNS = 0x894C  # include/uapi/linux/sockios.h
+TUNGETDEVNETNS = 0x54E3  # include/uapi/linux/if_tun.h: _IO('T', 227)
 PATIENCE_S = 10
 TRIES = 3
 # Everything but TIME_WAIT (6), which nobody holds, and requests (3 and 12).
@@ -190,7 +191,7 @@ class SocketReader:
         self.ledger = ledger
         self.spaces: list[_Space] = []
         self.lost: dict[int, tuple[int, bytes]] = {}  # inode: (Status, protocol's name)
-        self.taps: list[tuple[int, bytes]] = []
+        self.taps: list[tuple[int, bytes, int]] = []  # pid, name, inode of the namespace or 0
         self.fuses: list[tuple[int, int]] = []
 
     def read(self) -> None:
@@ -336,25 +337,26 @@ class SocketReader:
 
     # -- what descriptors tell --------------------------------------------------------------
 
-    def _descriptors(self, rdev: int) -> Iterator[tuple[int, bytes]]:
-        """(pid, fdinfo) of every descriptor of a device."""
+    def _descriptors(self, rdev: int) -> Iterator[tuple[tuple[int, int, int], int, bytes]]:
+        """((pid, tid, number), inode, fdinfo) of every descriptor of a device."""
         held = {one.pid: one for one in self.record.held}
         for part in self.files.parts:
             column = part.columns
             for i in np.flatnonzero(column["rdev"] == rdev).tolist():
-                pid = int(column["process"][i])
+                pid, tid, fd = (int(column[name][i]) for name in ("process", "tid", "fd"))
                 with suppress(OSError, ProcessGone, KeyError), closing(_Release(held[pid])):
-                    at, prefix = beside(held[pid], int(column["tid"][i]))
-                    yield pid, slurp(at, f"{prefix}fdinfo/{int(column['fd'][i])}")
+                    at, prefix = beside(held[pid], tid)
+                    text = slurp(at, f"{prefix}fdinfo/{fd}")
+                    yield (pid, tid, fd), int(column["inode"][i]), text
 
     def _read_servers(self) -> None:
         # tun_chr_show_fdinfo() in drivers/net/tun.c; fuse_dev_show_fdinfo() in fs/fuse/dev.c.
-        for pid, text in self._descriptors(TUN):
+        for by, inode, text in self._descriptors(TUN):
             if (m := re.search(rb"^iff:\t(.+)$", text, re.MULTILINE)) is not None:
-                self.taps.append((pid, m[1]))
-        for pid, text in self._descriptors(FUSE):
+                self.taps.append((by[0], m[1], self._space_behind(by, inode, TUNGETDEVNETNS)))
+        for by, _inode, text in self._descriptors(FUSE):
             m = re.search(rb"^fuse_connection:\s*(\d+)$", text, re.MULTILINE)
-            self.fuses.append((pid, int(m[1]) if m else -1))
+            self.fuses.append((by[0], int(m[1]) if m else -1))
 
     def _look_for_the_lost(self) -> None:
         """Find out about sockets that are held and were in no answer.
@@ -403,28 +405,36 @@ class SocketReader:
             self.lost[inode] = (Status.SKIPPED, name)
             return
         self.lost[inode] = (Status.HIDDEN, name)
-        if not self.record.collector.same_pid_ns:
-            return
-        for pid, tid, number in by:
-            if tid:
-                continue  # pidfd_getfd takes from the process's table
-            try:
-                fd = _namespace_of(pid, number, inode)
-            except OSError:
-                continue
-            try:
-                home = os.fstat(fd).st_ino
-                space = next((s for s in self.spaces if s.inode == home), None)
-                if space is None:
-                    space = _Space(home)
-                    self.spaces.append(space)
-                    self._in_thread(functools.partial(self._enter, space, fd))
+        for one in by:
+            home = self._space_behind(one, inode, SIOCGSKNS)
+            space = next((s for s in self.spaces if s.inode == home), None)
+            if space is not None:
                 asked = space.status in (Status.READ, Status.PARTIAL)
                 if asked and UNHASHED.get(kind, name) not in (*space.missed, name):
                     self.lost[inode] = (Status.SKIPPED, name)
                 return
-            finally:
-                os.close(fd)
+
+    def _space_behind(self, by: tuple[int, int, int], inode: int, request: int) -> int:
+        """Inode of the namespace that a descriptor leads to by an ioctl, 0 if it is not told.
+
+        The namespace is read, if it was not yet.
+        """
+        pid, tid, number = by
+        if tid or not self.record.collector.same_pid_ns:
+            return 0  # pidfd_getfd takes from the process's table
+        try:
+            fd = _namespace_of(pid, number, inode, request)
+        except OSError:
+            return 0
+        try:
+            home = os.fstat(fd).st_ino
+            if all(space.inode != home for space in self.spaces):
+                space = _Space(home)
+                self.spaces.append(space)
+                self._in_thread(functools.partial(self._enter, space, fd))
+            return home
+        finally:
+            os.close(fd)
 
     @property
     def empty(self) -> NDArray[np.uint64]:
@@ -525,7 +535,14 @@ class SocketReader:
         names = COLUMNS_OF_NAT
         table = np.array(nats, object).reshape(-1, len(names)).T
         pool = self.record.pool
-        taps = sorted({(row_of[pid], name) for pid, name in self.taps if pid in row_of})
+        of_space = {space.inode: i for i, space in enumerate(self.spaces)}
+        taps = sorted(
+            {
+                (row_of[pid], name, of_space.get(home, -1))
+                for pid, name, home in self.taps
+                if pid in row_of
+            }
+        )
         fuses = sorted({(row_of[pid], dev) for pid, dev in self.fuses if pid in row_of})
         return {
             "address_space": [a[0] for a in addresses],
@@ -537,6 +554,7 @@ class SocketReader:
             **{f"nat_{name}": column for name, column in zip(names, table, strict=True)},
             "tap_process": [t[0] for t in taps],
             "tap_name": pool.add_all([t[1] for t in taps]),
+            "tap_space": [t[2] for t in taps],
             "fuse_process": [f[0] for f in fuses],
             "fuse_dev": np.array([_number(f[1]) for f in fuses], np.uint64),
             "fuse_known": [f[1] >= 0 for f in fuses],
@@ -550,10 +568,10 @@ COLUMNS_OF_NAT = (
 )
 
 
-def _namespace_of(pid: int, number: int, inode: int) -> int:
-    """Descriptor of the network namespace that a process's socket was made in; OSError.
+def _namespace_of(pid: int, number: int, inode: int, request: int) -> int:
+    """Descriptor of the network namespace of a process's socket or tun device; OSError.
 
-    The socket is looked at through a descriptor of our own, for a moment, as a readlink of
+    It is looked at through a descriptor of our own, for a moment, as a readlink of
     /proc/pid/fd does inside the kernel: nothing is read from it or set.
     """
     pidfd = os.pidfd_open(pid)
@@ -566,7 +584,7 @@ def _namespace_of(pid: int, number: int, inode: int) -> int:
     try:
         if os.fstat(own).st_ino != inode:
             raise ProcessLookupError(3, "the descriptor is another one's by now")
-        return fcntl.ioctl(own, SIOCGSKNS)
+        return fcntl.ioctl(own, request)
     finally:
         os.close(own)
 

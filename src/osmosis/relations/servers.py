@@ -73,19 +73,22 @@ def _serve(parts: Parts, server: int, space: int, rule: int, *, sure: bool) -> N
 def _add_network(parts: Parts, snap: Snapshot) -> None:
     """slirp4netns, pasta, a VPN: who holds the other end of a namespace's tun or tap device.
 
-    A process inside the namespace (QEMU with a tap of its own host) serves it with nothing.
+    Which namespace that is, the descriptor itself tells (TUNGETDEVNETNS). Where it was not asked,
+    those with a device of that name may be. A process inside the namespace (QEMU with a tap of its
+    own host) serves it with nothing.
     """
     rule = parts.rule(
         "who holds the other end of a tun device is the network of its namespace",
-        "/proc/pid/fdinfo: iff; RTM_GETLINK",
+        "/proc/pid/fdinfo: iff; TUNGETDEVNETNS, else RTM_GETLINK",
     )
     nodes = net_nodes(parts, snap)
     net = snap["socketns_net"]
     whole = bool((snap["socketns_status"] != Status.DENIED).all())
-    for process, name in zip(snap["tap_process"].tolist(), snap["tap_name"].tolist(), strict=True):
+    taps = (snap[f"tap_{column}"].tolist() for column in ("process", "name", "space"))
+    for process, name, space_of in zip(*taps, strict=True):
         there = (snap["tunnel_name"] == name) & (snap["tunnel_up"] == 1)
         spaces = set(snap["tunnel_space"][there].tolist())
-        told = spaces & _named_spaces(snap, process)
+        told = {space_of} if space_of >= 0 else spaces & _named_spaces(snap, process)
         sure = len(told) == 1 or (len(spaces) == 1 and whole)
         for space in sorted(told if len(told) == 1 else spaces):
             if net[space] >= 0 and net[space] == snap["process_ns_net"][process]:
