@@ -58,7 +58,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         skip(reason)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def need():
     """``need(condition, reason)``: skip, or fail where live tests are required."""
 

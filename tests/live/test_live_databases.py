@@ -60,14 +60,10 @@ class Postgres:
 
 
 @pytest.fixture(scope="module", params=["mmap", "sysv"])
-def postgres(request):
+def postgres(request, need):
     """Run PostgreSQL as an ordinary user, its shared buffers in anonymous or SysV memory."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not found:
-        reason = "needs PostgreSQL (postgresql)"
-        if os.environ.get("OSMOSIS_LIVE") == "1":
-            pytest.fail(f"OSMOSIS_LIVE=1, but: {reason}", pytrace=False)
-        pytest.skip(reason)
+    need(found, "needs PostgreSQL (postgresql)")
     programs = found[-1]
     account = pwd.getpwnam("postgres")
     who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": [], "cwd": "/"}

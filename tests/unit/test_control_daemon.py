@@ -5,17 +5,28 @@ import pytest
 from control_files import OWNER, ROOT, TARGET, USER, make
 
 from osmosis.relations.control.table import control
-from osmosis.schema import COLUMNS, OpenKind
+from osmosis.schema import COLUMNS, OpenKind, Status
 
 SOCKET = 0o140000
 
 
-def listening(program: str, path: str, *, trusted=1, daemon=ROOT, held=(), read=True, **facts):
-    """The file is the socket of a daemon: the process of row *daemon*, root unless said."""
+def listening(
+    program: str, path: str, *, trusted=1, daemon=ROOT, held=(), read=True, systemd=0, **facts
+):
+    """The file is the socket of a daemon: the process of row *daemon*, root unless said.
+
+    The process of row *systemd*, if there is one, is systemd and pid 1.
+    """
     snap = make(**facts)
     texts = [bytes(snap.bytes(k)) for k in range(len(snap["string_indptr"]) - 1)]
-    texts += [program.encode(), path.encode()]
+    exe = [len(texts) if row + 1 == systemd else -1 for row in range(snap.n_processes)]
+    texts += [b"/usr/lib/systemd/systemd", program.encode(), path.encode()]
+    numbers = snap["nspid_pid"].copy()
+    if systemd:
+        numbers[snap["process_nspid_indptr"][systemd] - 1] = 1
     columns = {
+        "process_exe": exe,
+        "nspid_pid": numbers,
         "ctlfile_object": [-1],
         "ctlfile_socket": [0],
         "ctlfile_mode": [int(snap["ctlfile_mode"][0]) & 0o777 | SOCKET],
@@ -75,6 +86,7 @@ def states(snap) -> tuple:
         ("snapd", "/run/snapd.socket", (False, None)),
         ("systemd", "/run/systemd/private", (False, None)),
         ("systemd", "/run/systemd/notify", (False, False)),
+        ("systemd", "/run/docker.sock", (False, None)),
         ("sleep", "/run/docker.sock", (False, False)),
     ],
 )
@@ -110,6 +122,41 @@ def test_polkit_is_not_asked_about_root():
 
     assert relation.state(ROOT, TARGET) is True
     assert relation.state(OWNER, TARGET) is None
+
+
+BUS = "/run/dbus/system_bus_socket"
+
+
+@pytest.mark.parametrize("program", ["dbus-daemon", "dbus-broker", "dbus-broker-launch"])
+def test_the_system_bus_leads_to_the_systemd_that_is_on_it(program):
+    """Its power is asked for: root gets it, of others polkit decides, if they reach the bus."""
+    snap = listening(program, BUS, daemon=TARGET, systemd=ROOT, held=[ROOT], mode=0o666)
+    snap = snap.replace(**fds_of_all(snap))
+    relation = control(snap).relation("daemon", effective=True)
+    assert relation.state(ROOT, TARGET) is True
+    assert relation.state(USER, TARGET) is relation.state(OWNER, TARGET) is None
+    found = control(snap).finding("daemon", USER, TARGET, effective=True)
+    assert "polkit" in found.reason
+    # Who cannot reach the socket of the bus is not in doubt.
+    shut = listening(program, BUS, daemon=TARGET, systemd=ROOT, held=[ROOT], mode=0o600)
+    assert states(shut.replace(**fds_of_all(shut))) == (False, None)
+
+
+def test_a_bus_that_systemd_is_not_on_leads_to_nobody():
+    for systemd in (0, ROOT):
+        snap = listening("dbus-daemon", BUS, daemon=TARGET, systemd=systemd, mode=0o666)
+        assert states(snap.replace(**fds_of_all(snap))) == (False, False)
+    # Where its descriptors were not read, it may be.
+    assert states(snap) == (None, None)
+
+
+def fds_of_all(snap):
+    """Say that the descriptors of all processes were read."""
+    n = snap.n_processes
+    columns = {name: np.zeros(n) for name, c in COLUMNS.items() if c.table == "fdtable"}
+    columns["fdtable_process"] = np.arange(n)
+    columns["fdtable_status"] = np.full(n, Status.READ)
+    return {name: v.astype(COLUMNS[name].dtype) for name, v in columns.items()}
 
 
 def test_a_daemon_whose_descriptors_were_not_read_may_be_anybody():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from socket_world import World, asked
 
-from osmosis.graph.graph import SERVER, Edge
+from osmosis.graph.graph import POTENTIAL, SERVER, Edge
 from osmosis.relations.build import build
 from osmosis.schema import OpenKind, Status
 
@@ -274,6 +274,23 @@ def test_the_keeper_of_a_container_s_stdio(fd, apart, kept):
     model = w.model()
     assert asked(model, inside) == asked(model, deeper) == ({shim} if kept else set(), set())
     assert asked(model, shim) == (set(), set())
+
+
+def test_clients_of_a_message_bus_may_ask_each_other_and_are_not_counted():
+    w = World()
+    bus, a, b, other = (w.process() for _ in range(4))
+    for who, program in ((bus, b"/usr/bin/dbus-daemon (deleted)"), (other, b"/usr/bin/redis")):
+        w.rows["process_exe"][who] = w.text(program)
+        name = b"/run/%d\0" % who
+        w.socket(who, state=10, name=name, vfs_dev=3, vfs_inode=who + 9)
+        for client in (a, b):
+            accepted(w, client, who, name, vfs_dev=3, vfs_inode=who + 9)
+    model = w.model()
+    assert asked(model, a) == asked(model, b) == ({bus, other}, set())
+    edges = build(w.snapshot()).edges
+    through = (edges.kind == Edge.REQUEST) & ((edges.flags & POTENTIAL) != 0)
+    pairs = zip(edges.src[through].tolist(), edges.dst[through].tolist(), strict=True)
+    assert sorted(pairs) == [(a + 1, b + 1), (b + 1, a + 1)]
 
 
 def test_services_are_the_same_from_either_side():

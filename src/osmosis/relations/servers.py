@@ -1,7 +1,8 @@
 """Processes that serve a whole space: a namespace's network, a superblock's files, a stdio.
 
 Found by what they hold: the descriptor of the tun device that is the namespace's interface, the
-one of /dev/fuse that answers for the superblock, the other end of a container's stdio.
+one of /dev/fuse that answers for the superblock, the other end of a container's stdio. And who
+may be asked through a message bus: everybody else who is connected to it.
 """
 
 from __future__ import annotations
@@ -11,29 +12,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osmosis.graph.graph import ALL, SERVER, Edge, Edges, Kind
+from osmosis.graph.graph import ALL, POTENTIAL, SERVER, Edge, Edges, Kind
 from osmosis.graph.names import Block
+from osmosis.relations.cmdline import basename
 from osmosis.relations.memory import device_names, owners_of
 from osmosis.relations.parts import Parts
+from osmosis.relations.socket_ends import UNIX, Ends
 from osmosis.relations.sockets import net_nodes
 from osmosis.schema import OpenKind, Status
 from osmosis.snapshot import Snapshot
 
 __all__ = ["add_servers"]
 
+BUSES = ("dbus-daemon", "dbus-broker")  # programs that pass messages on between their clients
 GENERATIONS = 8  # how far above a container its keeper is looked for
 
 I64 = NDArray[np.int64]
 
 
-def add_servers(parts: Parts, snap: Snapshot) -> None:
+def add_servers(parts: Parts, snap: Snapshot, ends: Ends) -> None:
     """Add REQUEST edges and SERVER holds of network servers, FUSE servers and keepers of stdio.
 
-    PD row of process p is p + 1. O(tun devices + descriptors).
+    PD row of process p is p + 1. O(tun devices + descriptors + pairs of clients of one bus).
     """
     _add_network(parts, snap)
     _add_fuse(parts, snap)
     _add_keepers(parts, snap)
+    _add_buses(parts, snap, ends)
 
 
 def _request(
@@ -217,3 +222,41 @@ def _add_keepers(parts: Parts, snap: Snapshot) -> None:
     for keeper in sorted({keeper for _, keeper in pairs}):
         clients = np.array([p for p, k in pairs if k == keeper], np.int64)
         _request(parts, clients, keeper, "PIPE", rule, sure=True)
+
+
+# -- message buses ---------------------------------------------------------------------------
+
+
+def _add_buses(parts: Parts, snap: Snapshot, ends: Ends) -> None:
+    """Clients of one bus may ask each other through it: which of them own a name, only it knows.
+
+    Potential: what is observed is that they are connected to the bus, whom they ask for certain.
+    """
+    rule = parts.rule(
+        "a client of a message bus may ask its other clients through it",
+        "NETLINK_SOCK_DIAG; D-Bus specification: message bus names",
+    )
+    accepted = np.unique(ends.accepted.a)
+    accepted = accepted[(snap["socket_family"][accepted] == UNIX) & (ends.partner[accepted] >= 0)]
+    at, who = ends.held_by(accepted)
+    exe = snap["process_exe"]
+    for process in np.unique(who).tolist():
+        path = snap.text(exe[process]) if exe[process] >= 0 else ""
+        if basename(path) not in BUSES:
+            continue
+        far = ends.partner[np.unique(accepted[at[who == process]])]
+        clients = np.unique(ends.held_by(far)[1])
+        clients = clients[clients != process]
+        src, dst = (x.reshape(-1) for x in np.meshgrid(clients, clients))
+        parts.edges.append(
+            Edges.of(
+                src[src != dst] + 1,
+                dst[src != dst] + 1,
+                Edge.REQUEST,
+                perm=ALL,
+                maybe=ALL,
+                flags=POTENTIAL,
+                label=parts.label("DBUS"),
+                rule=rule,
+            )
+        )

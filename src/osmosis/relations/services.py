@@ -34,7 +34,7 @@ def add_services(parts: Parts, snap: Snapshot, ends: Ends) -> None:
     asks.one_way()
     asks.untold()
     asks.add(parts)
-    add_servers(parts, snap)
+    add_servers(parts, snap, ends)
 
 
 class _Asks:

@@ -20,7 +20,7 @@ from osmosis.relations.control.facts import Facts
 from osmosis.relations.control.logic import Condition, every, some
 from osmosis.relations.control.openable import openable
 from osmosis.relations.control.rules import Pair, Verb, equal
-from osmosis.schema import OpenKind
+from osmosis.schema import OpenKind, Status
 
 __all__ = ["VERBS"]
 
@@ -48,6 +48,7 @@ _SOCKETS: dict[str, dict[str, bool | None]] = {
     "dbus-broker": {"system_bus_socket": None},
     "dbus-broker-launch": {"system_bus_socket": None},
 }
+_WHOLE = tuple(end for of in _SOCKETS.values() for end, whole in of.items() if whole)
 # dockerd with another name for its socket (-H unix://...): it may be the API, or one of its own.
 _OWN = ("/libnetwork/", "/plugins/", ".ttrpc", "/debug.sock", "metrics.sock")
 _BUS = ("dbus-daemon", "dbus-broker", "dbus-broker-launch")
@@ -71,6 +72,7 @@ class _Daemons:
         s = facts.snapshot
         self.facts = facts
         self.of: list[_Daemon] = []
+        self.holders = self._holders() if len(s["daemon_process"]) else {}
         names = s.texts("daemon_name")
         for process, file, name, trusted in zip(
             s["daemon_process"].tolist(),
@@ -85,7 +87,7 @@ class _Daemons:
             if found is None:
                 continue
             whole, known = found
-            powered = self._manager(process) if name in _BUS else process
+            powered = self._manager(process, socket) if name in _BUS else process
             if powered >= 0:
                 certain = known and trusted == 1 and file >= 0
                 self.of.append(_Daemon(powered, file, name, path, whole, certain))
@@ -98,6 +100,8 @@ class _Daemons:
         for end, whole in _SOCKETS[name].items() if name in _SOCKETS else ():
             if path.endswith(end):
                 return whole is True, True
+        if name == "systemd" and path.endswith(_WHOLE):
+            return True, False  # it starts the daemon for whoever connects, and hands it over
         if any(part in path for part in _OWN) or name not in ("dockerd", "podman", "crio"):
             return None
         return True, False
@@ -105,31 +109,42 @@ class _Daemons:
     def _unheld(self) -> bool:
         """Whether a socket with an API's name listens that nobody we could read holds."""
         s = self.facts.snapshot
-        ends = tuple(end for of in _SOCKETS.values() for end, whole in of.items() if whole)
         listening = (s["socket_family"] == _AF_UNIX) & (s["socket_state"] == _LISTENING)
         held = set(s["open_inode"][s["fd_open"][s["fd_open"] >= 0]].tolist())
         return any(
             int(s["socket_inode"][row]) not in held
             and int(s["socket_name"][row]) >= 0
-            and s.text(int(s["socket_name"][row])).rstrip("\0").endswith(ends)
+            and s.text(int(s["socket_name"][row])).rstrip("\0").endswith(_WHOLE)
             for row in np.flatnonzero(listening).tolist()
         )
 
-    def _manager(self, bus: int) -> int:
-        """Row of the systemd that the system bus leads to, -1 if there is none."""
+    def _manager(self, bus: int, socket: int) -> int:
+        """Row of the systemd that is on a system bus, -1 if there is none.
+
+        One that is connected to it; where descriptors were not read it may be.
+        """
         s = self.facts.snapshot
         same = (s["process_ns_pid"] == s["process_ns_pid"][bus]) & (self.facts.init == 1)
+        read = set(s["fdtable_process"][s["fdtable_status"] == Status.READ].tolist())
+        on_it = self._clients(socket) if socket >= 0 else None
         for row in np.flatnonzero(same).tolist():
-            if s.text(int(s["process_exe"][row])).endswith("/systemd"):
+            is_one = s.text(int(s["process_exe"][row])).endswith("/systemd")
+            if is_one and (on_it is None or row in on_it or row not in read):
                 return int(row)
         return -1
 
-    def _connected(self) -> Bools:
-        """(P, D) the process holds a connection to the socket already."""
+    def _clients(self, socket: int) -> set[int]:
+        """Processes that hold a connection to a listening socket of a file."""
         s = self.facts.snapshot
-        held = np.zeros((self.facts.n, len(self.of)), bool)
-        if not self.of:
-            return held
+        mine = (s["socket_family"] == _AF_UNIX) & (s["socket_state"] == _CONNECTED)
+        mine &= s["socket_vfs_inode"] == s["socket_vfs_inode"][socket]
+        mine &= s["socket_vfs_dev"] == s["socket_vfs_dev"][socket]
+        peers = s["socket_peer"][mine].tolist()
+        return {process for peer in peers if peer for process in self.holders.get(peer, ())}
+
+    def _holders(self) -> dict[int, list[int]]:
+        """Processes that hold each socket, by its inode number."""
+        s = self.facts.snapshot
         kind = np.append(s["open_kind"], 255)[s["fd_open"]]
         at = np.flatnonzero(kind == OpenKind.SOCKET)
         holders: dict[int, list[int]] = {}
@@ -139,15 +154,15 @@ class _Daemons:
             strict=True,
         ):
             holders.setdefault(inode, []).append(process)
-        accepted = (s["socket_family"] == _AF_UNIX) & (s["socket_state"] == _CONNECTED)
+        return holders
+
+    def _connected(self) -> Bools:
+        """(P, D) the process holds a connection to the socket already."""
+        held = np.zeros((self.facts.n, len(self.of)), bool)
         for d, daemon in enumerate(self.of):
-            if daemon.file < 0:
-                continue
-            socket = int(s["ctlfile_socket"][daemon.file])
-            mine = accepted & (s["socket_vfs_inode"] == s["socket_vfs_inode"][socket])
-            mine &= s["socket_vfs_dev"] == s["socket_vfs_dev"][socket]
-            for peer in s["socket_peer"][mine].tolist():
-                held[[p for p in holders.get(peer, ()) if peer], d] = True
+            if daemon.file >= 0:
+                socket = int(self.facts.snapshot["ctlfile_socket"][daemon.file])
+                held[list(self._clients(socket)), d] = True
         return held
 
 
