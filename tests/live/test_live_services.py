@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 from children import child
-from programs import asks, running, until
+from programs import QUIET, asks, running, until
 
 import osmosis
 
@@ -121,36 +122,83 @@ def test_a_service_reached_through_another_mount_namespace(tmp_path):
         assert asks(capture(server.pid, client.pid), client.pid) == {server.pid}
 
 
-def test_a_fuse_server_is_asked_by_those_who_use_its_files(tmp_path, need):
+@pytest.fixture
+def fuse(tmp_path, need):
+    """Run fuse-overlayfs; the server, and where it is mounted."""
     program = shutil.which("fuse-overlayfs")
     need(program, "needs fuse-overlayfs")
     need(os.path.exists("/dev/fuse"), "needs /dev/fuse")
     for name in ("lower", "upper", "work", "merged"):
         (tmp_path / name).mkdir()
-    (tmp_path / "lower/file").write_text("x")
+    for name in ("file", "other"):
+        (tmp_path / "lower" / name).write_text("x")
     merged = tmp_path / "merged"
     layers = ",".join(f"{n}dir={tmp_path / n}" for n in ("lower", "upper", "work"))
-    quiet = subprocess.DEVNULL
-    with running(program, "-f", "-o", layers, str(merged), stdout=quiet, stderr=quiet) as server:
+    with running(program, "-f", "-o", layers, merged, **QUIET) as server:
         try:
             until((merged / "file").exists, "the mount")
-            with child() as user, child() as mapper, child() as other:
-                user.do(f"f = open({str(merged / 'file')!r})")
-                mapper.do(f"import mmap; f = open({str(merged / 'file')!r})")
-                mapper.do("m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); f.close()")
-                other.do(f"f = open({str(tmp_path / 'lower/file')!r})")
-                pids = (server.pid, user.pid, mapper.pid, other.pid)
-                snap = osmosis.capture(pids)
-                model = snap.model()
-                told = bool((snap["fuse_known"] == 1).any())
-                for c in (user, mapper):
-                    found = model.services(model.pd(f"pid:{c.pid}"))
-                    where = found.pids if told else found.unknown.pids
-                    assert server.pid in where
-                found = model.services(model.pd(f"pid:{other.pid}"))
-                assert server.pid not in found.pids
-                text = Path(f"/proc/{server.pid}/mountinfo").read_text()
-                minor = next(w for w in text.splitlines() if str(merged) in w).split()[2]
-                assert not told or f"0:{snap['fuse_dev'][0] & 0xFFFFFFFF}" == minor
+            yield server.pid, merged
         finally:
             subprocess.run(["umount", str(merged)], check=False)
+
+
+def test_a_fuse_server_is_asked_by_those_who_use_its_files(fuse, tmp_path):
+    server, merged = fuse
+    with child() as user, child() as mapper, child() as other:
+        user.do(f"f = open({str(merged / 'file')!r})")
+        mapper.do(f"import mmap; f = open({str(merged / 'file')!r})")
+        mapper.do("m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); f.close()")
+        other.do(f"f = open({str(tmp_path / 'lower/file')!r})")
+        snap = osmosis.capture((server, user.pid, mapper.pid, other.pid))
+        model = snap.model()
+        for c in (user, mapper):
+            assert server in answers(snap, model, c.pid)
+        found = model.services(model.pd(f"pid:{other.pid}"))
+        assert server not in found.pids
+        text = Path(f"/proc/{server}/mountinfo").read_text()
+        minor = next(w for w in text.splitlines() if str(merged) in w).split()[2]
+        told = bool((snap["fuse_known"] == 1).any())
+        assert not told or f"0:{snap['fuse_dev'][0] & 0xFFFFFFFF}" == minor
+
+
+def answers(snap, model, pid):
+    """Whom a process asks; where the kernel does not tell whose a connection is, may ask."""
+    found = model.services(model.pd(f"pid:{pid}"))
+    return found.pids if (snap["fuse_known"] == 1).any() else found.unknown.pids
+
+
+def test_a_fuse_server_is_asked_from_other_mount_namespaces(fuse, tmp_path):
+    """A bind mount, a root there, and one who has it mounted and uses nothing of it.
+
+    The second source: while the server is stopped, who uses its files waits, and nobody else.
+    """
+    server, merged = fuse
+    there = tmp_path / "there"
+    there.mkdir()
+    apart = "unshare(CLONE_NEWNS); mount(None, '/', None, 0x4000 | 0x40000)"  # MS_REC | MS_PRIVATE
+    with child(apart) as bound, child(apart) as rooted, child(apart) as idle:
+        bound.do(f"mount({str(merged)!r}, {str(there)!r}, None, 0x1000)")  # MS_BIND
+        bound.do(f"f = open({str(there / 'file')!r})")
+        rooted.do(f"os.chroot({str(merged)!r}); os.chdir('/')")
+        snap = osmosis.capture((server, bound.pid, rooted.pid, idle.pid))
+        model = snap.model()
+        expected = {bound.pid: "there/other", rooted.pid: "merged/other", idle.pid: "lower/other"}
+        asked = {pid: server in answers(snap, model, pid) for pid in expected}
+        assert asked == {bound.pid: True, rooted.pid: True, idle.pid: False}
+        x, y = (model.pd(f"pid:{c.pid}") for c in (bound, rooted))
+        z = model.pd(f"pid:{idle.pid}")
+        if (snap["fuse_known"] == 1).any():
+            assert model.fr(x, y, types={"FILE"}) == 1
+            assert model.fr(x, z, types={"FILE"}) == float("inf")
+
+        def waits(pid, name):
+            line = ["nsenter", f"--target={pid}", "--mount", "timeout", "1", "cat"]
+            done = subprocess.run([*line, str(tmp_path / name)], capture_output=True)
+            return done.returncode == 124
+
+        os.kill(server, signal.SIGSTOP)
+        try:
+            assert {pid: waits(pid, name) for pid, name in expected.items()} == asked
+        finally:
+            os.kill(server, signal.SIGCONT)
+        assert not any(waits(pid, name) for pid, name in expected.items())
