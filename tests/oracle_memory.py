@@ -155,17 +155,18 @@ def frame_of(word: int, shared: bool) -> tuple[int, int, bool]:
 
 
 class Frames:
-    """Twin of FrameIndex: every life of every frame with the set of its regions."""
+    """Twin of FrameIndex and Partition: every life of every frame with the set of its regions."""
 
     def __init__(self) -> None:
         self.now: dict[int, list] = {}  # key -> [kind, alone, regions, visit]
         self.past: list[tuple[int, frozenset]] = []
         self.visits = 0
 
-    def visit(self, region: tuple[int, int], shared: bool, entries: list[int]) -> None:
+    def visit(self, region: int, shared: bool, entries: list[int]) -> None:
         self.visits += 1
-        for word in entries:
-            key, kind, alone = frame_of(word, shared)
+        # Of a region's several sightings of a frame the first kind counts, "alone" last.
+        seen = {frame_of(word, shared) for word in entries}
+        for key, kind, alone in sorted(seen, key=lambda one: (one[2], one[1])):
             life = self.now.get(key)
             if life is not None and life[3] == self.visits:
                 continue
@@ -177,13 +178,13 @@ class Frames:
             life[2].add(region)
             life[3] = self.visits
 
-    def classes(self) -> dict[tuple[int, frozenset], int]:
-        """Frames by (kind, regions)."""
+    def classes(self, keep: set[int]) -> dict[tuple[int, frozenset], int]:
+        """Frames by (kind, regions that are kept)."""
         out: dict = defaultdict(int)
-        for kind, regions in self.past:
-            out[kind, regions] += 1
-        for kind, _alone, regions, _visit in self.now.values():
-            out[kind, frozenset(regions)] += 1
+        lives = [*self.past, *((kind, regions) for kind, _, regions, _ in self.now.values())]
+        for kind, regions in lives:
+            if regions & keep:
+                out[kind, frozenset(regions & keep)] += 1
         return dict(out)
 
 

@@ -1,341 +1,516 @@
-"""Frames to memory objects: which frames do exactly the same regions map? Opens no file.
+"""The frame index: which regions map which frames, by what changes from one to the next.
 
-Streaming partition refinement. Every frame seen so far belongs to one class, the set of
-regions that mapped it; visiting a region moves its frames to the classes "as before, and
-this region". A class that a visit empties hands its set over, so that sets are copied only
-where a class really splits. Sets are runs over (kind, ordinal), see ``maps.VmaTable``.
+VMAs of one kind (the same file and offset, or the same address of a fork's children) mostly
+hold the same frames. So the index keeps, for each kind, the frames of its last member, a
+*template*; a visit compares the words of pagemap with it, many at once, and only where they
+differ writes down which members had the frame that went. Frames that one region has alone
+are lists of numbers. ``partition.Partition`` makes memory objects of it. Opens no file.
 
-Cost: one table look-up per visited page, 4 bytes per frame of memory touched, and the runs.
+Cost: a comparison for each visited page, and 16 bytes for each change of a page of a template.
 """
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, qsort, realloc
-from libc.string cimport memcpy, memset
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memmove, memset
 
-from _fastproc.bits cimport pm_exclusive, pm_file, pm_pfn, pm_present
+from _fastproc.bits cimport (
+    PM_MMAP_EXCLUSIVE_BIT,
+    PM_PFN_BITS,
+    PM_PRESENT_BIT,
+    PM_SWAP_BIT,
+    SWAP_TYPES_REAL,
+    pm_exclusive,
+    pm_file,
+    pm_guard,
+    pm_pfn,
+    pm_present,
+    pm_swap,
+    pm_swap_type,
+)
 
 import numpy as np
 
 cdef enum:
-    CHUNK_BITS = 15
-    CHUNK_FRAMES = 1 << CHUNK_BITS
+    GROUP = 8          # words that are compared at once
+    MOST_TEMPLATES = 8  # of a kind
+    SAMPLES = 64       # pages that a template is chosen by
 
-# FrameKind, as in osmosis.schema; a unit test compares the two.
-cdef enum:
-    K_ANON
-    K_FILE
-    K_KSM
-    K_HUGETLB
-    K_SWAP
-    K_DEVICE
-    # Not in the schema: anonymous, and no other address space mapped it when it was seen.
-    K_LONE
-    N_KINDS
+cdef uint64_t NONE = ~<uint64_t>0
+cdef uint64_t PFN = (<uint64_t>1 << PM_PFN_BITS) - 1
+cdef uint64_t PRESENT = <uint64_t>1 << PM_PRESENT_BIT
+cdef uint64_t SWAPPED = <uint64_t>1 << PM_SWAP_BIT
+cdef uint64_t FILE = <uint64_t>1 << 61
+cdef uint64_t KSM = <uint64_t>1 << 60  # the mark of ``pagemap``
+# What makes two words different: not soft-dirty, userfaultfd and guard marks.
+cdef uint64_t TELLS = PFN | PRESENT | SWAPPED | FILE | KSM | <uint64_t>1 << PM_MMAP_EXCLUSIVE_BIT
 
-cdef uint64_t SWAP_KEY = <uint64_t>1 << 63
-cdef uint64_t NO_CHUNK = ~<uint64_t>0
-
-cdef struct Run:
-    int32_t kind
-    int32_t first
-    int32_t last
-
-cdef struct Class:
-    int64_t frames
-    int64_t shy      # of them, first seen mapped by others too (bit 56 clear)
-    Run* runs
-    int32_t n_runs
-    int32_t room
-    int32_t child    # of the visit in `stamp`
-    uint8_t kind
-    uint64_t stamp   # visit that split it last
-    uint64_t born    # visit that made it
-
-cdef struct Chunk:
-    uint64_t number
-    int32_t* of      # class of each frame, 0 for none
-
-cdef struct Pair:
-    int32_t first
-    int32_t last
+cdef uint64_t[512] NOTHING  # zeros
 
 
-cdef inline uint64_t _scatter(uint64_t number) noexcept nogil:
-    cdef uint64_t h = number * <uint64_t>0x9E3779B97F4A7C15ULL
-    return h ^ (h >> 29)
+cdef inline void* _grown(void* old, int64_t* room, size_t item) noexcept nogil:
+    # Room for half as many again; NULL, and nothing changed, if memory ran out.
+    cdef:
+        int64_t more = room[0] + (room[0] >> 1) + 4
+        void* new = realloc(old, more * item)
+    if new != NULL:
+        room[0] = more
+    return new
 
 
 cdef class FrameIndex:
-    """The partition of frames by the set of regions that map them.
+    """What a reader of pagemap saw. One for each thread: none of it is shared or locked.
 
-    Not thread-safe: hold a lock around each call. ``visit`` releases the GIL.
-
-    Frame numbers may be sparse and of any size: the table of frames is made of chunks of 32768
-    that exist where a frame was seen.
+    Parameters
+    ----------
+    zero_pfn, huge_zero_pfn, huge_pages
+        The shared zero page, and the first of the pages of the huge one; 2**64 - 1 for none.
+    swap
+        Whether swap slots count as frames.
     """
 
-    cdef:
-        Class* classes
-        int32_t n_classes, classes_room, free_class
-        Chunk* chunks          # open addressing by chunk number
-        uint64_t n_slots, n_chunks
-        uint64_t last_number
-        int32_t* last_of
-        uint64_t visit_id
-        int32_t* touched
-        int32_t n_touched, touched_room
-        int64_t replaced_
-        int64_t pairs_
-
-    def __cinit__(self):
-        cdef int32_t k
-        self.classes_room = 1024
-        self.classes = <Class*>calloc(self.classes_room, sizeof(Class))
-        self.n_slots = 256
-        self.chunks = <Chunk*>calloc(self.n_slots, sizeof(Chunk))
-        self.touched_room = 1024
-        self.touched = <int32_t*>malloc(self.touched_room * sizeof(int32_t))
-        if self.classes == NULL or self.chunks == NULL or self.touched == NULL:
-            raise MemoryError
-        # Class 0 is nobody's; 1 .. N_KINDS are "no region yet", by kind.
-        self.n_classes = 1 + N_KINDS
-        for k in range(N_KINDS):
-            self.classes[1 + k].kind = <uint8_t>k
-        self.free_class = -1
-        self.last_number = NO_CHUNK
+    def __cinit__(
+        self,
+        *,
+        uint64_t zero_pfn=NONE,
+        uint64_t huge_zero_pfn=NONE,
+        uint64_t huge_pages=512,
+        bint swap=False,
+    ):
+        self.zero_pfn = zero_pfn
+        self.huge_zero_pfn = huge_zero_pfn
+        self.huge_pages = huge_pages
+        self.swap = swap
 
     def __dealloc__(self):
-        cdef int64_t i
-        if self.classes != NULL:
-            for i in range(self.n_classes):
-                free(self.classes[i].runs)
-        if self.chunks != NULL:
-            for i in range(<int64_t>self.n_slots):
-                free(self.chunks[i].of)
-        free(self.classes)
-        free(self.chunks)
-        free(self.touched)
+        cdef int32_t i, b
+        for i in range(self.n_templates):
+            for b in range(self.templates[i].n_blocks):
+                free(self.templates[i].blocks[b].word)
+                free(self.templates[i].blocks[b].since)
+            free(self.templates[i].blocks)
+            free(self.templates[i].spans)
+        free(self.templates)
+        free(self.newest)
+        free(self.members)
+        free(self.alone)
+        free(self.low)
+        free(self.visits)
 
-    cdef int32_t* _chunk(self, uint64_t number) noexcept nogil:
-        # The classes of a chunk of frames, made if it is new; NULL if memory ran out.
-        cdef:
-            uint64_t at
-            uint64_t i, n
-            Chunk* grown
-        if number == self.last_number:
-            return self.last_of
-        at = _scatter(number) & (self.n_slots - 1)
-        while self.chunks[at].of != NULL:
-            if self.chunks[at].number == number:
-                self.last_number = number
-                self.last_of = self.chunks[at].of
-                return self.last_of
-            at = (at + 1) & (self.n_slots - 1)
-        if self.n_chunks * 2 >= self.n_slots:
-            n = self.n_slots * 2
-            grown = <Chunk*>calloc(n, sizeof(Chunk))
-            if grown == NULL:
-                return NULL
-            for i in range(self.n_slots):
-                if self.chunks[i].of != NULL:
-                    at = _scatter(self.chunks[i].number) & (n - 1)
-                    while grown[at].of != NULL:
-                        at = (at + 1) & (n - 1)
-                    grown[at] = self.chunks[i]
-            free(self.chunks)
-            self.chunks = grown
-            self.n_slots = n
-            at = _scatter(number) & (n - 1)
-            while self.chunks[at].of != NULL:
-                at = (at + 1) & (n - 1)
-        self.chunks[at].of = <int32_t*>calloc(CHUNK_FRAMES, sizeof(int32_t))
-        if self.chunks[at].of == NULL:
-            return NULL
-        self.chunks[at].number = number
-        self.n_chunks += 1
-        self.last_number = number
-        self.last_of = self.chunks[at].of
-        return self.last_of
+    # -- one visit: begin, and for each VMA enter, feed by rising page, leave. All but `enter`
+    # return 0, or -1 if memory ran out: the index is then not usable any more.
 
-    cdef int32_t _new_class(self, uint8_t kind) noexcept nogil:
-        # A class without frames or runs, -1 if memory ran out.
-        cdef:
-            int32_t c
-            Class* grown
-        if self.free_class >= 0:
-            c = self.free_class
-            self.free_class = self.classes[c].child
-        else:
-            if self.n_classes == self.classes_room:
-                if self.classes_room > 0x3FFFFFFF:
-                    return -1
-                grown = <Class*>realloc(self.classes, 2 * self.classes_room * sizeof(Class))
-                if grown == NULL:
-                    return -1
-                self.classes = grown
-                self.classes_room *= 2
-            c = self.n_classes
-            self.n_classes += 1
-        memset(&self.classes[c], 0, sizeof(Class))
-        self.classes[c].kind = kind
-        self.classes[c].born = self.visit_id
-        return c
-
-    cdef int _touch(self, int32_t c) noexcept nogil:
-        cdef int32_t* grown
-        if self.n_touched == self.touched_room:
-            grown = <int32_t*>realloc(self.touched, 2 * self.touched_room * sizeof(int32_t))
-            if grown == NULL:
+    cdef int begin(self, int64_t when, int32_t row, int32_t n) noexcept nogil:
+        # VMAs row .. row + n - 1 are visited, at this time of the reader's clock.
+        cdef void* p
+        if self.n_visits == self.visits_room:
+            p = _grown(self.visits, &self.visits_room, sizeof(Visit))
+            if p == NULL:
                 return -1
-            self.touched = grown
-            self.touched_room *= 2
-        self.touched[self.n_touched] = c
-        self.n_touched += 1
+            self.visits = <Visit*>p
+        self.visits[self.n_visits].when = when
+        self.visits[self.n_visits].row = row
+        self.visits[self.n_visits].n = n
+        self.n_visits += 1
         return 0
 
-    cdef int _append(self, Class* c, int32_t kind, int32_t ordinal) noexcept nogil:
-        # Add region (kind, ordinal) to the set of c.
-        cdef:
-            Run* grown
-            Run* run
-            int32_t room
-        if c.n_runs:
-            run = &c.runs[c.n_runs - 1]
-            if run.kind == kind:
-                if run.last + 1 == ordinal:
-                    run.last = ordinal
-                    return 0
-                if run.first - 1 == ordinal:
-                    run.first = ordinal
-                    return 0
-        if c.n_runs == c.room:
-            room = c.room * 2 if c.room else 1
-            grown = <Run*>realloc(c.runs, room * sizeof(Run))
-            if grown == NULL:
-                return -1
-            c.runs = grown
-            c.room = room
-        run = &c.runs[c.n_runs]
-        run.kind = kind
-        run.first = ordinal
-        run.last = ordinal
-        c.n_runs += 1
-        return 0
-
-    cdef int _visit(
-        self, int32_t kind, int32_t ordinal, bint shared, const uint64_t* entries, Py_ssize_t n
+    cdef void enter(
+        self, int32_t row, int32_t kind, bint shared, int own, uint64_t n_pages
     ) noexcept nogil:
-        # Returns 0, or -1 if memory ran out.
+        self.row = row
+        self.kind = 2 * kind + shared
+        self.shared = shared
+        self.own = own
+        self.n_pages = n_pages
+        self.now = NULL
+        self.next_page = 0
+        self.at_block = 0
+
+    cdef int feed(
+        self, uint64_t page, const uint64_t* words, Py_ssize_t n, int64_t* counts
+    ) noexcept nogil:
+        # Words of n pages of the VMA from `page` on; pages that were passed over hold nothing.
+        # counts: present, swapped, zero.
+        cdef:
+            Py_ssize_t i = 0, j, k, m
+            uint64_t off, differ
+            int64_t present = 0, swapped = 0
+            const uint64_t* new
+            const uint64_t* old
+            Block* block
+        self.rest = words + n
+        if self.now != NULL and self._nothing(self.next_page, page):
+            return -1
+        while i < n:
+            off = (page + i) & (BLOCK - 1)
+            m = min(n - i, <Py_ssize_t>(BLOCK - off))
+            old = &NOTHING[0]
+            if self.now != NULL and self._go_to((page + i) >> BLOCK_BITS):
+                block = &self.now.blocks[self.at_block]
+                if off < block.room:
+                    old = block.word + off
+                    m = min(m, <Py_ssize_t>(block.room - off))
+            new = words + i
+            j = 0
+            while j + GROUP <= m:
+                differ = 0
+                for k in range(GROUP):
+                    differ |= (new[j + k] & TELLS) ^ old[j + k]
+                if differ:
+                    break
+                for k in range(GROUP):
+                    present += new[j + k] >> PM_PRESENT_BIT
+                if self.swap:
+                    for k in range(GROUP):
+                        swapped += (old[j + k] >> PM_SWAP_BIT) & 1
+                j += GROUP
+            if j < m:
+                # A group that differs, or the rest of a block: one by one.
+                k = min(GROUP, m - j)
+                if self._changed(page + i + j, new + j, k, counts):
+                    return -1
+                j += k
+            i += j
+        counts[0] += present
+        counts[1] += swapped
+        self.pairs_ += present + swapped
+        self.next_page = page + n
+        return 0
+
+    cdef int leave(self) noexcept nogil:
+        if self.now != NULL:
+            return self._nothing(self.next_page, NONE)
+        return 0
+
+    cdef uint64_t _shared_word(
+        self, uint64_t word, int64_t* counts, int* failed
+    ) noexcept nogil:
+        # What a template keeps of a word: 0 for pages that cannot be shared.
+        cdef uint64_t pfn
+        if pm_present(word):
+            pfn = pm_pfn(word)
+            counts[0] += 1
+            if pfn == self.zero_pfn or (
+                pfn >= self.huge_zero_pfn and pfn - self.huge_zero_pfn < self.huge_pages
+            ):
+                counts[2] += 1
+                return 0
+            if self.own == OWN_ALL or (self.own == OWN_FILE and pm_file(word)):
+                return 0
+            self.pairs_ += 1
+            if pm_file(word):
+                return pfn | PRESENT | FILE
+            if word & KSM:
+                return pfn | PRESENT | KSM
+            if pm_exclusive(word) and not self.shared:
+                failed[0] |= self._add_alone(pfn)
+                return 0
+            return pfn | PRESENT
+        if self.swap and pm_swap(word) and not pm_guard(word):
+            if pm_swap_type(word) < SWAP_TYPES_REAL:
+                counts[1] += 1
+                self.pairs_ += 1
+                return pm_pfn(word) | SWAPPED
+        return 0
+
+    cdef int _changed(
+        self, uint64_t page, const uint64_t* words, Py_ssize_t n, int64_t* counts
+    ) noexcept nogil:
         cdef:
             Py_ssize_t i
-            uint64_t entry, key
-            int32_t* of
-            int32_t c, child
-            uint8_t frame_kind
-            bint shy
-            Class* parent
-        self.visit_id += 1
-        self.n_touched = 0
+            uint64_t word, old
+            Block* block
+            int failed = 0
         for i in range(n):
-            entry = entries[i]
-            if pm_present(entry):
-                key = pm_pfn(entry)
-                if pm_file(entry):
-                    frame_kind = K_FILE
-                elif (entry >> 60) & 1:
-                    frame_kind = K_KSM
-                elif shared:
-                    frame_kind = K_DEVICE
-                elif pm_exclusive(entry):
-                    frame_kind = K_LONE
-                else:
-                    frame_kind = K_ANON
-                shy = not pm_exclusive(entry)
+            word = self._shared_word(words[i], counts, &failed)
+            if self.now == NULL:
+                if not word:
+                    continue
+                if self._choose(page + i, words + i, self.rest - (words + i)):
+                    return -1
+            old = 0
+            if self._go_to((page + i) >> BLOCK_BITS):
+                block = &self.now.blocks[self.at_block]
+                if (page + i) & (BLOCK - 1) < block.room:
+                    old = block.word[(page + i) & (BLOCK - 1)]
+            if word != old and self._put(page + i, word):
+                return -1
+        return -1 if failed else 0
+
+    cdef int _choose(self, uint64_t page, const uint64_t* words, Py_ssize_t n) noexcept nogil:
+        # Which template of its kind this region goes on from: the one that it has most in common
+        # with. A kind has several where children of programs that are laid out alike take turns.
+        cdef:
+            int32_t t, before = -1, best = -1, before_best = -1, many = 0
+            Py_ssize_t i, step = max(1, n // SAMPLES)
+            int like, most = -1, sampled = 0
+            uint64_t word
+            Member* grown
+        if self.kind >= self.kinds_room and self._more_kinds():
+            return -1
+        t = self.newest[self.kind]
+        while t >= 0:
+            like = sampled = 0
+            i = 0
+            while i < n:
+                word = words[i]
+                if pm_present(word) and (pm_file(word) or not pm_exclusive(word)):
+                    sampled += 1
+                    like += pm_pfn(self._word_at(&self.templates[t], page + i)) == pm_pfn(word)
+                i += step
+            many += 1
+            # The one that was used longest ago comes last, and is given up first.
+            if like > most or (like == most and 2 * like < sampled):
+                most = like
+                best = t
+                before_best = before
+            if most == sampled:
+                break
+            before = t
+            t = self.templates[t].older
+        if best < 0 or (2 * most < sampled and many < MOST_TEMPLATES):
+            best = self._new_template(self.kind)
+            if best < 0:
+                return -1
+        elif before_best >= 0:
+            self.templates[before_best].older = self.templates[best].older
+            self.templates[best].older = self.newest[self.kind]
+        self.newest[self.kind] = best
+        self.now = &self.templates[best]
+        if self.n_members == self.members_room:
+            grown = <Member*>_grown(self.members, &self.members_room, sizeof(Member))
+            if grown == NULL:
+                return -1
+            self.members = grown
+        self.members[self.n_members].row = self.row
+        self.members[self.n_members].template_ = best
+        self.n_members += 1
+        self.ordinal = self.now.members
+        self.now.members += 1
+        self.at_block = 0
+        return self._nothing(0, page)
+
+    cdef uint64_t _word_at(self, const Template* template_, uint64_t page) noexcept nogil:
+        cdef:
+            int32_t lo = 0, hi = template_.n_blocks, mid
+            const Block* block
+        while lo < hi:
+            mid = (lo + hi) >> 1
+            if template_.blocks[mid].number < page >> BLOCK_BITS:
+                lo = mid + 1
             else:
-                key = SWAP_KEY | pm_pfn(entry)
-                frame_kind = K_SWAP
-                shy = False
-            of = self._chunk(key >> CHUNK_BITS)
-            if of == NULL:
-                return -1
-            c = of[key & (CHUNK_FRAMES - 1)]
-            if c == 0:
-                c = 1 + frame_kind
-            elif self.classes[c].born == self.visit_id:
-                continue  # this region maps the frame twice (KSM does that)
-            elif self.classes[c].kind != frame_kind or frame_kind == K_LONE:
-                # The frame was freed and is something else now: who had it, had another page.
-                # So too if one of the two had it alone: an address space that is older than
-                # both sightings does not come to share another's anonymous page.
-                self.replaced_ += 1
-                c = 1 + frame_kind
-            parent = &self.classes[c]
-            if parent.stamp != self.visit_id:
-                if self._touch(c):
-                    return -1
-                child = self._new_class(frame_kind)
-                if child < 0:
-                    return -1
-                parent = &self.classes[c]
-                parent.stamp = self.visit_id
-                parent.child = child
-            child = parent.child
-            if c > N_KINDS:
-                parent.frames -= 1
-                if parent.shy and shy:
-                    parent.shy -= 1
-                    self.classes[child].shy += 1
-            elif shy:
-                self.classes[child].shy += 1
-            self.classes[child].frames += 1
-            of[key & (CHUNK_FRAMES - 1)] = child
-        for i in range(self.n_touched):
-            if self._settle(self.touched[i], kind, ordinal):
-                return -1
-        self.pairs_ += n
+                hi = mid
+        if lo == template_.n_blocks:
+            return 0
+        block = &template_.blocks[lo]
+        if block.number != page >> BLOCK_BITS or page & (BLOCK - 1) >= block.room:
+            return 0
+        return block.word[page & (BLOCK - 1)]
+
+    cdef int _more_kinds(self) noexcept nogil:
+        cdef:
+            int64_t room = max(self.kind + 1, 2 * self.kinds_room), i
+            int32_t* grown = <int32_t*>realloc(self.newest, room * sizeof(int32_t))
+        if grown == NULL:
+            return -1
+        for i in range(self.kinds_room, room):
+            grown[i] = -1
+        self.newest = grown
+        self.kinds_room = <int32_t>room
         return 0
 
-    cdef int _settle(self, int32_t c, int32_t kind, int32_t ordinal) noexcept nogil:
-        # After a visit: give the child of c its set, c's own where c is empty now.
+    cdef int32_t _new_template(self, int32_t kind) noexcept nogil:
+        # Its number, -1 if memory ran out.
         cdef:
-            Class* parent = &self.classes[c]
-            Class* child = &self.classes[parent.child]
-        if parent.frames == 0 and c > N_KINDS:
-            child.runs = parent.runs
-            child.n_runs = parent.n_runs
-            child.room = parent.room
-            parent.runs = NULL
-            parent.n_runs = 0
-            parent.room = 0
-            parent.child = self.free_class
-            self.free_class = c
-        elif parent.n_runs:
-            child.runs = <Run*>malloc((parent.n_runs + 1) * sizeof(Run))
-            if child.runs == NULL:
+            int32_t t = self.n_templates
+            int64_t room = self.templates_room
+            void* p
+        if t == self.templates_room:
+            p = _grown(self.templates, &room, sizeof(Template))
+            if p == NULL or room > 0x7FFFFFFF:
                 return -1
-            memcpy(child.runs, parent.runs, parent.n_runs * sizeof(Run))
-            child.n_runs = parent.n_runs
-            child.room = parent.n_runs + 1
-        return self._append(child, kind, ordinal)
+            self.templates = <Template*>p
+            self.templates_room = <int32_t>room
+        memset(&self.templates[t], 0, sizeof(Template))
+        self.templates[t].kind = kind
+        self.templates[t].older = self.newest[kind]
+        self.n_templates += 1
+        return t
+
+    cdef bint _go_to(self, uint64_t number) noexcept nogil:
+        # Put at_block where block `number` is or would be; whether it is. Numbers rise in a visit.
+        while (self.at_block < self.now.n_blocks
+                and self.now.blocks[self.at_block].number < number):
+            self.at_block += 1
+        return (self.at_block < self.now.n_blocks
+                and self.now.blocks[self.at_block].number == number)
+
+    cdef int _make_block(self, uint64_t number) noexcept nogil:
+        cdef:
+            Template* t = self.now
+            int64_t room = t.blocks_room
+            void* p
+            Block* block
+        if t.n_blocks == t.blocks_room:
+            p = _grown(t.blocks, &room, sizeof(Block))
+            if p == NULL:
+                return -1
+            t.blocks = <Block*>p
+            t.blocks_room = <int32_t>room
+        block = &t.blocks[self.at_block]
+        memmove(block + 1, block, (t.n_blocks - self.at_block) * sizeof(Block))
+        memset(block, 0, sizeof(Block))
+        block.number = number
+        block.since_all = self.ordinal
+        t.n_blocks += 1
+        return 0
+
+    cdef int _widen(self, Block* block, uint64_t off) noexcept nogil:
+        # Room for page `off` of the block, and for the rest of this VMA.
+        cdef:
+            uint64_t first = block.number << BLOCK_BITS
+            uint64_t room = self.n_pages - first if self.n_pages > first else 0
+            uint64_t i
+            void* p
+        room = min(max(room, off + 1), <uint64_t>BLOCK)
+        p = realloc(block.word, room * sizeof(uint64_t))
+        if p == NULL:
+            return -1
+        block.word = <uint64_t*>p
+        if block.since != NULL:
+            p = realloc(block.since, room * sizeof(uint32_t))
+            if p == NULL:
+                return -1
+            block.since = <uint32_t*>p
+        for i in range(block.room, room):
+            block.word[i] = 0
+            if block.since != NULL:
+                block.since[i] = 0
+        block.room = <uint16_t>room
+        return 0
+
+    cdef int _put(self, uint64_t page, uint64_t word) noexcept nogil:
+        # From this member on, the page of the template holds another word.
+        cdef:
+            uint64_t off = page & (BLOCK - 1), i
+            Block* block
+        if not self._go_to(page >> BLOCK_BITS) and self._make_block(page >> BLOCK_BITS):
+            return -1
+        block = &self.now.blocks[self.at_block]
+        if off >= block.room and self._widen(block, off):
+            return -1
+        if block.word[off]:
+            if self._end_span(
+                block.word[off], block.since_all if block.since == NULL else block.since[off]
+            ):
+                return -1
+            block.live -= 1
+        if block.live == 0:
+            free(block.since)
+            block.since = NULL
+            block.since_all = self.ordinal
+        elif block.since == NULL and block.since_all != self.ordinal:
+            block.since = <uint32_t*>malloc(block.room * sizeof(uint32_t))
+            if block.since == NULL:
+                return -1
+            for i in range(block.room):
+                block.since[i] = block.since_all
+        if block.since != NULL:
+            block.since[off] = self.ordinal
+        block.word[off] = word
+        block.live += word != 0
+        return 0
+
+    cdef int _end_span(self, uint64_t word, uint32_t first) noexcept nogil:
+        # The members from `first` to the one before this had the frame.
+        cdef:
+            Template* t = self.now
+            void* p
+        if t.n_spans == t.spans_room:
+            p = _grown(t.spans, &t.spans_room, sizeof(Span))
+            if p == NULL:
+                return -1
+            t.spans = <Span*>p
+        t.spans[t.n_spans].word = word
+        t.spans[t.n_spans].first = first
+        t.spans[t.n_spans].last = self.ordinal - 1
+        t.n_spans += 1
+        return 0
+
+    cdef int _nothing(self, uint64_t page, uint64_t end) noexcept nogil:
+        # This member holds no frame in [page, end).
+        cdef:
+            uint64_t first, off
+            Block* block
+        if page >= end:
+            return 0
+        self._go_to(page >> BLOCK_BITS)
+        while self.at_block < self.now.n_blocks:
+            block = &self.now.blocks[self.at_block]
+            first = block.number << BLOCK_BITS
+            if first >= end:
+                break
+            off = page - first if page > first else 0
+            while block.live and off < block.room and first + off < end:
+                if block.word[off] and self._put(first + off, 0):
+                    return -1
+                off += 1
+            if first + BLOCK > end:
+                break
+            self.at_block += 1
+        return 0
+
+    cdef int _add_alone(self, uint64_t pfn) noexcept nogil:
+        cdef:
+            void* p
+            Alone* last = &self.alone[self.n_alone - 1]
+        if self.n_alone == 0 or last.row != self.row or last.high != pfn >> 32:
+            if self.n_alone == self.alone_room:
+                p = _grown(self.alone, &self.alone_room, sizeof(Alone))
+                if p == NULL:
+                    return -1
+                self.alone = <Alone*>p
+            self.alone[self.n_alone].row = self.row
+            self.alone[self.n_alone].high = <uint32_t>(pfn >> 32)
+            self.alone[self.n_alone].at = self.n_low
+            self.n_alone += 1
+        if self.n_low == self.low_room:
+            p = _grown(self.low, &self.low_room, sizeof(uint32_t))
+            if p == NULL:
+                return -1
+            self.low = <uint32_t*>p
+        self.low[self.n_low] = <uint32_t>pfn
+        self.n_low += 1
+        return 0
 
     def visit(
         self,
         const int32_t[::1] kind not None,
-        const int32_t[::1] ordinal not None,
         const uint8_t[::1] prot not None,
         const int64_t[::1] indptr not None,
-        const uint64_t[::1] entries not None,
+        const uint64_t[::1] words not None,
+        int32_t row=0,
+        int64_t when=0,
     ):
-        """Visit V regions: region v maps the frames ``entries[indptr[v]:indptr[v + 1]]``.
+        """Visit V regions that are read already; ``pagemap.read_frames`` reads and visits at once.
 
         Parameters
         ----------
-        kind, ordinal : (V,) int32
-            The region, as ``maps.VmaTable`` numbers it.
+        kind : (V,) int32
+            As ``maps.VmaTable`` numbers it.
         prot : (V,) uint8
             Bit 8: MAP_SHARED.
         indptr : (V + 1,) int64
-        entries : (N,) uint64
-            pagemap entries, present or swapped, zero pages left out; bit 60 marks KSM.
+        words : (N,) uint64
+            ``words[indptr[v]:indptr[v + 1]]`` are the entries of pagemap for all pages of region
+            v; bit 60 marks KSM.
+        row
+            Number of the first region; the others follow. No region is visited twice.
+        when
+            Time of the visit: what was visited later has a greater one.
+
+        Returns
+        -------
+        (V, 3) int64
+            Pages present, swapped, zero.
 
         Raises
         ------
@@ -346,224 +521,54 @@ cdef class FrameIndex:
         """
         cdef:
             Py_ssize_t n = kind.shape[0], v
-            int64_t total = entries.shape[0]
+            int64_t total = words.shape[0], size
             int failed = 0
-        if ordinal.shape[0] != n or prot.shape[0] != n or indptr.shape[0] != n + 1:
-            raise ValueError("kind, ordinal, prot and indptr are of different lengths")
+        if prot.shape[0] != n or indptr.shape[0] != n + 1:
+            raise ValueError("kind, prot and indptr are of different lengths")
+        if row < 0 or row + n > 0x7FFFFFFF:
+            raise ValueError(f"{n} regions from {row} on")
         for v in range(n):
             if not 0 <= indptr[v] <= indptr[v + 1] <= total:
-                raise ValueError(f"indptr[{v}] is not within the {total} entries")
-        if n == 0 or total == 0:
-            return
+                raise ValueError(f"indptr[{v}] is not within the {total} words")
+            if not 0 <= kind[v] < 1 << 30:
+                raise ValueError(f"kind {kind[v]}")
+        counts = np.zeros((n, 3), np.int64)
+        cdef int64_t[:, ::1] counts_ = counts
         with nogil:
+            failed = self.begin(when, row, <int32_t>n)
             for v in range(n):
-                if indptr[v + 1] > indptr[v]:
-                    failed = self._visit(
-                        kind[v], ordinal[v], prot[v] & 8, &entries[indptr[v]],
-                        <Py_ssize_t>(indptr[v + 1] - indptr[v]),
-                    )
-                    if failed:
-                        break
+                if failed:
+                    break
+                size = indptr[v + 1] - indptr[v]
+                self.enter(
+                    row + <int32_t>v, kind[v], (prot[v] & 8) != 0, OWN_NONE, <uint64_t>size
+                )
+                if size:
+                    failed = self.feed(0, &words[indptr[v]], <Py_ssize_t>size, &counts_[v, 0])
+                failed |= self.leave()
         if failed:
             raise MemoryError
-
-    @property
-    def replaced(self):
-        """Frames that came back as another kind of page: freed and reused meanwhile."""
-        return self.replaced_
+        return counts
 
     @property
     def pairs(self):
-        """(region, frame) pairs visited."""
+        """(region, page) pairs visited: pages present or swapped, but zero pages."""
         return self.pairs_
 
     @property
     def nbytes(self):
         """Bytes of memory that the index holds."""
         cdef:
-            int64_t total = self.classes_room * <int64_t>sizeof(Class)
-            int32_t i
-        total += self.n_slots * sizeof(Chunk) + self.n_chunks * CHUNK_FRAMES * 4
-        for i in range(self.n_classes):
-            total += self.classes[i].room * <int64_t>sizeof(Run)
+            int64_t total
+            int32_t i, b
+            Template* t
+        total = self.templates_room * <int64_t>sizeof(Template) + 4 * <int64_t>self.kinds_room
+        total += self.members_room * <int64_t>sizeof(Member)
+        total += self.alone_room * <int64_t>sizeof(Alone) + 4 * self.low_room
+        total += self.visits_room * <int64_t>sizeof(Visit)
+        for i in range(self.n_templates):
+            t = &self.templates[i]
+            total += t.blocks_room * <int64_t>sizeof(Block) + t.spans_room * <int64_t>sizeof(Span)
+            for b in range(t.n_blocks):
+                total += t.blocks[b].room * (8 if t.blocks[b].since == NULL else 12)
         return total
-
-    def classes_and_runs(self):
-        """The partition so far.
-
-        Returns
-        -------
-        dict of ndarray
-            ``id`` (C,) int32, the internal number that ``frames_of`` speaks of; ``kind`` (C,)
-            uint8, FrameKind; ``frames``, ``shy`` (C,) int64: distinct frames, and those of them
-            that looked shared when first seen; ``indptr`` (C + 1,) int64 into the runs:
-            ``run_kind``, ``run_first``, ``run_last`` (R,) int32.
-        """
-        cdef:
-            int32_t i
-            int64_t n = 0, r = 0, at = 0, k = 0
-        for i in range(1 + N_KINDS, self.n_classes):
-            if self.classes[i].n_runs and self.classes[i].frames > 0:
-                n += 1
-                r += self.classes[i].n_runs
-        ids = np.empty(n, np.int32)
-        kinds = np.empty(n, np.uint8)
-        frames = np.empty(n, np.int64)
-        shy = np.empty(n, np.int64)
-        indptr = np.zeros(n + 1, np.int64)
-        runs = np.empty((3, r), np.int32)
-        cdef:
-            int32_t[::1] ids_ = ids
-            uint8_t[::1] kinds_ = kinds
-            int64_t[::1] frames_ = frames, shy_ = shy, indptr_ = indptr
-            int32_t[:, ::1] runs_ = runs
-            int32_t j
-        with nogil:
-            for i in range(1 + N_KINDS, self.n_classes):
-                if self.classes[i].n_runs == 0 or self.classes[i].frames <= 0:
-                    continue
-                ids_[k] = i
-                kinds_[k] = K_ANON if self.classes[i].kind == K_LONE else self.classes[i].kind
-                frames_[k] = self.classes[i].frames
-                # A hint: of a frame that left, nobody knows whether it was among them.
-                shy_[k] = min(self.classes[i].shy, self.classes[i].frames)
-                for j in range(self.classes[i].n_runs):
-                    runs_[0, at] = self.classes[i].runs[j].kind
-                    runs_[1, at] = self.classes[i].runs[j].first
-                    runs_[2, at] = self.classes[i].runs[j].last
-                    at += 1
-                k += 1
-                indptr_[k] = at
-        return {
-            "id": ids, "kind": kinds, "frames": frames, "shy": shy, "indptr": indptr,
-            "run_kind": runs[0], "run_first": runs[1], "run_last": runs[2],
-        }
-
-    def frames_of(self, const uint8_t[::1] wanted not None):
-        """Frames of some classes.
-
-        Parameters
-        ----------
-        wanted : (>= largest id + 1,) uint8
-            By internal class number: whether its frames are wanted.
-
-        Returns
-        -------
-        (frame, id)
-            (N,) uint64 frame numbers (bit 63 set: a swap slot), rising within a chunk, and
-            (N,) int32 class numbers.
-        """
-        cdef:
-            uint64_t s
-            int64_t n = 0, i
-            int32_t c
-            Py_ssize_t limit = wanted.shape[0]
-        for s in range(self.n_slots):
-            if self.chunks[s].of != NULL:
-                for i in range(CHUNK_FRAMES):
-                    c = self.chunks[s].of[i]
-                    if c and c < limit and wanted[c]:
-                        n += 1
-        frame = np.empty(n, np.uint64)
-        ids = np.empty(n, np.int32)
-        cdef:
-            uint64_t[::1] frame_ = frame
-            int32_t[::1] ids_ = ids
-        n = 0
-        with nogil:
-            for s in range(self.n_slots):
-                if self.chunks[s].of == NULL:
-                    continue
-                for i in range(CHUNK_FRAMES):
-                    c = self.chunks[s].of[i]
-                    if c and c < limit and wanted[c]:
-                        frame_[n] = (self.chunks[s].number << CHUNK_BITS) | <uint64_t>i
-                        ids_[n] = c
-                        n += 1
-        return frame, ids
-
-
-cdef int _by_first(const void* a, const void* b) noexcept nogil:
-    cdef:
-        int32_t x = (<const Pair*>a).first
-        int32_t y = (<const Pair*>b).first
-    return (x > y) - (x < y)
-
-
-def canonical(
-    const int64_t[::1] indptr not None,
-    const int32_t[::1] first not None,
-    const int32_t[::1] last not None,
-):
-    """Sort the runs of each class and join those that touch or overlap.
-
-    Parameters
-    ----------
-    indptr : (C + 1,) int64
-        Runs of class c: ``indptr[c]`` to ``indptr[c + 1]``.
-    first, last : (R,) int32
-        Regions; a run with first > last is empty and goes.
-
-    Returns
-    -------
-    (indptr, first, last, hash)
-        The same sets with the fewest runs, and (C, 2) uint64: equal sets have equal hashes.
-    """
-    cdef:
-        Py_ssize_t n = indptr.shape[0] - 1, c, i, k, m, at = 0
-        Pair* pairs
-        int64_t widest = 0
-        bint sorted_
-        uint64_t h1, h2
-    if n < 0 or indptr[0] != 0 or indptr[n] != first.shape[0] or first.shape[0] != last.shape[0]:
-        raise ValueError("indptr does not divide the runs")
-    for c in range(n):
-        if indptr[c + 1] < indptr[c]:
-            raise ValueError(f"indptr falls at {c}")
-        widest = max(widest, indptr[c + 1] - indptr[c])
-    out_indptr = np.zeros(n + 1, np.int64)
-    out_first = np.empty(first.shape[0], np.int32)
-    out_last = np.empty(first.shape[0], np.int32)
-    hashes = np.zeros((n, 2), np.uint64)
-    cdef:
-        int64_t[::1] oi = out_indptr
-        int32_t[::1] of = out_first, ol = out_last
-        uint64_t[:, ::1] oh = hashes
-    pairs = <Pair*>malloc((widest + 1) * sizeof(Pair))
-    if pairs == NULL:
-        raise MemoryError
-    with nogil:
-        for c in range(n):
-            m = 0
-            sorted_ = True
-            for i in range(indptr[c], indptr[c + 1]):
-                if first[i] <= last[i]:
-                    pairs[m].first = first[i]
-                    pairs[m].last = last[i]
-                    if m and pairs[m].first < pairs[m - 1].first:
-                        sorted_ = False
-                    m += 1
-            if not sorted_:
-                qsort(pairs, m, sizeof(Pair), _by_first)
-            k = at
-            for i in range(m):
-                if at > k and pairs[i].first <= ol[at - 1] + 1:
-                    if pairs[i].last > ol[at - 1]:
-                        ol[at - 1] = pairs[i].last
-                else:
-                    of[at] = pairs[i].first
-                    ol[at] = pairs[i].last
-                    at += 1
-            h1 = 0x51
-            h2 = 0xA7
-            for i in range(k, at):
-                h1 = _scatter(h1 ^ ((<uint64_t>of[i] << 32) | <uint64_t>ol[i]))
-                h1 ^= h1 >> 32
-                h2 += (<uint64_t>ol[i] << 32) | <uint64_t>of[i]
-                h2 *= <uint64_t>0xBF58476D1CE4E5B9ULL
-                h2 ^= h2 >> 31
-            oh[c, 0] = h1
-            oh[c, 1] = h2
-            oi[c + 1] = at
-    free(pairs)
-    return out_indptr, out_first[:at].copy(), out_last[:at].copy(), hashes

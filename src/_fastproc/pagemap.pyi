@@ -1,6 +1,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from _fastproc.frames import FrameIndex
+
 DONE: int
 FULL: int
 SHORT: int
@@ -26,3 +28,19 @@ def read_populated(
     kpageflags: int = -1,
     page_bytes: int = 4096,
 ) -> tuple[int, int, int, int]: ...  # status, vma, page, entries written; OSError, ValueError
+def read_frames(
+    fd: int,
+    start: NDArray[np.uint64],  # (V,) bytes, rising
+    end: NDArray[np.uint64],  # (V,)
+    vma_kind: NDArray[np.uint8],  # (V,) VmaKind
+    prot: NDArray[np.uint8],  # (V,) bit 8: MAP_SHARED
+    kind: NDArray[np.int32],  # (V,)
+    counts: NDArray[np.int64],  # (V, 3) present, swapped, zero: added to
+    index: FrameIndex,
+    row: int,  # of the first VMA
+    when: int,
+    *,
+    scan: bool = True,
+    kpageflags: int = -1,
+    page_bytes: int = 4096,
+) -> int: ...  # DONE or SHORT; OSError, ValueError, MemoryError

@@ -1,10 +1,10 @@
-"""Bulk reads of ``/proc/<pid>/pagemap``. Raises only OSError and ValueError.
+"""Bulk reads of ``/proc/<pid>/pagemap``. Raises only OSError, ValueError and MemoryError.
 
 What is populated is read in chunks; over what is not, PAGEMAP_SCAN leaps to the next
 populated page (*gallop*), so that a reservation of terabytes costs as much as a page.
 """
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memmove
 from posix.types cimport off_t
 from posix.unistd cimport pread
@@ -26,6 +26,7 @@ from _fastproc.bits cimport (
     pm_swap,
     pm_swap_type,
 )
+from _fastproc.frames cimport OWN_ALL, OWN_FILE, OWN_NONE, FrameIndex
 
 import os
 
@@ -350,3 +351,161 @@ def read_populated(
             return SHORT, v, p, n
         raise OSError(<int>-got, os.strerror(<int>-got))
     return status, v, p, n
+
+
+cdef inline void _enter(
+    FrameIndex index, int32_t row, int32_t kind, uint8_t prot, uint8_t vma_kind, uint64_t n_pages
+) noexcept nogil:
+    cdef int own = OWN_NONE
+    if vma_kind == VVAR:
+        own = OWN_ALL
+    elif vma_kind == VDSO:
+        own = OWN_FILE
+    index.enter(row, kind, (prot & 8) != 0, own, n_pages)
+
+
+def read_frames(
+    int fd,
+    const uint64_t[::1] start not None,
+    const uint64_t[::1] end not None,
+    const uint8_t[::1] vma_kind not None,
+    const uint8_t[::1] prot not None,
+    const int32_t[::1] kind not None,
+    int64_t[:, ::1] counts not None,
+    FrameIndex index not None,
+    int32_t row,
+    int64_t when,
+    *,
+    bint scan=True,
+    int kpageflags=-1,
+    uint64_t page_bytes=4096,
+):
+    """Read the populated pages of VMAs in address order, into a frame index.
+
+    Parameters
+    ----------
+    fd
+        An open pagemap; every read is a pread.
+    start, end : (V,) uint64
+        VMAs, bytes, rising, not overlapping.
+    vma_kind, prot : (V,) uint8, kind : (V,) int32
+        As ``maps.VmaTable`` has them. The kernel's own frames under vdso and vvar are counted
+        and not indexed; a vsyscall, which pagemap does not know, is passed over.
+    counts : (V, 3) int64
+        Added to: pages present, swapped, zero.
+    index
+        Of this thread.
+    row
+        Number of the first VMA; the others follow.
+    when
+        Time of the reading, rising from one to the next.
+    scan
+        Whether PAGEMAP_SCAN works here.
+    kpageflags
+        An open /proc/kpageflags to mark KSM frames, -1 for none.
+
+    Returns
+    -------
+    status
+        DONE or SHORT (the address space is gone: the rows are to be discarded).
+
+    Raises
+    ------
+    MemoryError
+        The index is not usable any more.
+
+    Notes
+    -----
+    O(populated pages); releases the GIL. Source: Documentation/admin-guide/mm/pagemap.rst.
+    """
+    cdef:
+        uint64_t[CHUNK] buffer
+        Py_ssize_t n_vmas = start.shape[0], v = 0, i, k, at, after, got = 0
+        uint64_t p, stop, span_end, vma_end, absent
+        int64_t leap
+        int status = 0, failed = 0
+    if (end.shape[0] != n_vmas or vma_kind.shape[0] != n_vmas or prot.shape[0] != n_vmas
+            or kind.shape[0] != n_vmas or counts.shape[0] != n_vmas or counts.shape[1] != 3):
+        raise ValueError("start, end, vma_kind, prot, kind and counts are of different lengths")
+    if row < 0 or row + n_vmas > 0x7FFFFFFF:
+        raise ValueError(f"{n_vmas} VMAs from {row} on")
+    for i in range(n_vmas):
+        if end[i] <= start[i] or (i and start[i] < end[i - 1]):
+            raise ValueError(f"VMA {i} does not follow the one before it")
+        if not 0 <= kind[i] < 1 << 30:
+            raise ValueError(f"kind {kind[i]}")
+
+    with nogil:
+        failed = index.begin(when, row, <int32_t>n_vmas)
+        while v < n_vmas and not failed:
+            if vma_kind[v] == VSYSCALL or start[v] >= (<uint64_t>1 << 63):
+                v += 1
+                continue
+            # A span: VMAs that touch are read as one range.
+            p = start[v] // page_bytes
+            span_end = end[v] // page_bytes
+            after = v + 1
+            while (after < n_vmas and start[after] == end[after - 1]
+                    and vma_kind[after] != VSYSCALL):
+                span_end = end[after] // page_bytes
+                after += 1
+            vma_end = end[v] // page_bytes
+            _enter(index, row + <int32_t>v, kind[v], prot[v], vma_kind[v], vma_end - p)
+            absent = 0
+            while p < span_end and not failed:
+                stop = p + CHUNK if span_end - p > CHUNK else span_end
+                got = _read_entries(fd, p, &buffer[0], <Py_ssize_t>(stop - p))
+                if got != <Py_ssize_t>(stop - p):
+                    status = 2
+                    break
+                k = got
+                while k and not pm_present(buffer[k - 1]) and (
+                    not pm_swap(buffer[k - 1]) or pm_guard(buffer[k - 1])
+                ):
+                    k -= 1
+                absent = <uint64_t>(got - k) if k else absent + <uint64_t>got
+                if kpageflags >= 0:
+                    for i in range(k):
+                        if (pm_present(buffer[i]) and not pm_file(buffer[i])
+                                and _is_ksm(kpageflags, pm_pfn(buffer[i]))):
+                            buffer[i] |= <uint64_t>1 << 60
+                at = 0
+                while at < got and not failed:
+                    if p >= vma_end:
+                        failed = index.leave()
+                        v += 1
+                        vma_end = end[v] // page_bytes
+                        _enter(index, row + <int32_t>v, kind[v], prot[v], vma_kind[v], vma_end - p)
+                    k = <Py_ssize_t>min(vma_end - p, <uint64_t>(got - at))
+                    failed |= index.feed(
+                        p - start[v] // page_bytes, &buffer[at], k, &counts[v, 0]
+                    )
+                    p += k
+                    at += k
+                if scan and absent >= LEAP and p < span_end and not failed:
+                    leap = _next_populated(fd, p, span_end, page_bytes)
+                    if leap < 0:
+                        got = <Py_ssize_t>leap
+                        break
+                    p = <uint64_t>leap
+                    absent = 0
+                    # The leap may have passed whole VMAs.
+                    if p < span_end and p >= vma_end:
+                        failed = index.leave()
+                        while p >= end[v] // page_bytes:
+                            v += 1
+                        vma_end = end[v] // page_bytes
+                        _enter(
+                            index, row + <int32_t>v, kind[v], prot[v], vma_kind[v],
+                            vma_end - start[v] // page_bytes,
+                        )
+            failed |= index.leave()
+            v = after
+            if status or got < 0:
+                break
+
+    if failed:
+        raise MemoryError
+    if got < 0 and -got != 3:
+        raise OSError(<int>-got, os.strerror(<int>-got))
+    return SHORT if status or got < 0 else DONE  # ESRCH: the process is gone

@@ -1,4 +1,4 @@
-"""Region order, merging, and the second look at frames that may have been reused."""
+"""Merging, and the second look at frames that may have been reused."""
 
 from dataclasses import dataclass, field
 
@@ -18,53 +18,10 @@ def make(classes):
     return mo.Objects(
         np.array([kind for kind, *_ in classes], np.uint8),
         np.array([pages for _, pages, _ in classes], np.int64),
-        np.zeros(len(classes), np.int64),
         np.concatenate([[0], np.cumsum([len(r) for *_, r in classes])]).astype(np.int64),
         np.array([a for a, _ in runs], np.int32),
         np.array([b for _, b in runs], np.int32),
     )
-
-
-# -- region_order, from_index
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=20),
-    st.lists(st.lists(st.integers(0, 19), min_size=1, max_size=6), max_size=6),
-)
-def test_dropped_regions_leave_no_trace(vmas, classes):
-    """Whatever is not kept is as if it had never been visited."""
-    sizes, kind, ordinal = [0] * 4, [], []
-    for k, _ in vmas:
-        kind.append(k)
-        ordinal.append(sizes[k])
-        sizes[k] += 1
-    keep = np.array([kept for _, kept in vmas], bool)
-    kind_sizes = np.array(sizes, np.int32)
-    order = mo.region_order(np.array(kind, np.int32), np.array(ordinal, np.int32), kind_sizes, keep)
-    want = sorted((k, o, i) for i, (k, o) in enumerate(zip(kind, ordinal, strict=True)) if keep[i])
-    number = {i: n for n, (*_, i) in enumerate(want)}
-    base = np.concatenate([[0], np.cumsum(kind_sizes)])
-    for i, n in number.items():
-        assert order[base[kind[i]] + ordinal[i]] == n
-    assert order[-1] == len(want)
-    # Classes of VMAs, their runs in the order of visiting, doubles and overlaps included.
-    sets = [[v % len(vmas) for v in members] for members in classes] if vmas else []
-    found = {
-        "kind": np.full(len(sets), FrameKind.FILE, np.uint8),
-        "frames": np.arange(1, len(sets) + 1),
-        "shy": np.zeros(len(sets), np.int64),
-        "indptr": np.concatenate([[0], np.cumsum([len(s) for s in sets])]).astype(np.int64),
-        "run_kind": np.array([kind[v] for s in sets for v in s], np.int32),
-        "run_first": np.array([ordinal[v] for s in sets for v in s], np.int32),
-        "run_last": np.array([ordinal[v] for s in sets for v in s], np.int32),
-    }
-    got = mo.from_index(found, kind_sizes, order)
-    assert len(got) == len(sets)
-    for c, members in enumerate(sets):
-        mine = range(got.indptr[c], got.indptr[c + 1])
-        regions = {x for r in mine for x in range(got.first[r], got.last[r] + 1)}
-        assert regions == {number[v] for v in members if keep[v]}
 
 
 # -- merge_equal

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 import oracle_memory as oracle
 from _fastproc import pagemap
+from _fastproc.frames import FrameIndex
+from _fastproc.partition import Partition
 from oracle_memory import NONE, entry, swap_entry
 
 PAGE = 4096
@@ -263,3 +265,141 @@ def test_counts_are_added_to(space, before):
     )  # fmt: skip
     os.close(fd)
     assert counts.tolist() == [[n + before for n in row] for row in expect(words, vmas)[1]]
+
+
+# -- read_frames
+
+
+def read_frames(index, words, vmas, row=0, when=0, *, kpageflags=-1, before=0):
+    """(status, counts) of reading one address space into the index; VMA v is of kind v % 3."""
+    fd = memfd(words)
+    start = np.array([first * PAGE for first, *_ in vmas], np.uint64)
+    end = np.array([last * PAGE for _, last, _ in vmas], np.uint64)
+    kinds = np.array([k for *_, k in vmas], np.uint8)
+    counts = np.full((len(vmas), 3), before, np.int64)
+    number = np.arange(len(vmas))
+    try:
+        status = pagemap.read_frames(
+            fd, start, end, kinds, np.where(number % 5 == 4, 8, 6).astype(np.uint8),
+            (number % 3).astype(np.int32), counts, index, row, when,
+            scan=False, kpageflags=kpageflags,
+        )  # fmt: skip
+    finally:
+        os.close(fd)
+    return status, [tuple(line) for line in counts.tolist()]
+
+
+def sets_of(found):
+    """Frames by (kind, rows)."""
+    row_of = {int(r): row for row, r in enumerate(found.region) if r >= 0}
+    out = {}
+    for c, (lo, hi) in enumerate(pairwise(found.indptr.tolist())):
+        rows = [
+            row_of[r]
+            for a, b in zip(found.first[lo:hi].tolist(), found.last[lo:hi].tolist(), strict=True)
+            for r in range(a, b + 1)
+        ]
+        out[int(found.kind[c]), frozenset(rows)] = int(found.pages[c])
+    return out
+
+
+def check_frames(spaces, *, kpageflags=-1, **options):
+    """Address spaces (words, vmas), read one after the other, against the twins."""
+    index, twin, row = FrameIndex(**options), oracle.Frames(), 0
+    names = {"zero_pfn": "zero", "huge_zero_pfn": "huge_zero"}
+    rules = {names.get(k, k): v for k, v in options.items()}
+    rules["ksm"] = MARKED if kpageflags >= 0 else frozenset()
+    for when, (words, vmas) in enumerate(spaces):
+        got = read_frames(index, words, vmas, row, when, kpageflags=kpageflags)
+        kept, counts = expect(words, vmas, **rules)
+        assert got == (pagemap.DONE, counts)
+        for v, mine in enumerate(kept):
+            twin.visit(row + v, v % 5 == 4, mine)
+        row += len(vmas)
+    found = Partition([index], np.ones(row, np.uint8))
+    assert sets_of(found) == twin.classes(set(range(row)))
+    assert found.replaced == len(twin.past)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    spaces=st.lists(address_spaces(), min_size=1, max_size=3),
+    again=st.integers(1, 2),
+    swap=st.booleans(),
+    zero=st.integers(1, 900),
+    ksm=st.booleans(),
+)
+@example(
+    spaces=[(FILLED, [(0, 5, 0), (5, 2048, 1), (2048, 6144, 0)])],
+    again=2, swap=False, zero=7, ksm=False,
+)  # fmt: skip
+@example(
+    spaces=[(FILLED, [(0, 2048, 0), (2048, 2049, 7), (3000, 6144, 0)])],
+    again=1, swap=False, zero=7, ksm=False,
+)  # fmt: skip
+def test_frames_agree_with_the_twin(spaces, again, swap, zero, ksm, kpageflags):
+    options = {"zero_pfn": zero, "huge_zero_pfn": zero + 50, "huge_pages": 100, "swap": swap}
+    check_frames(spaces * again, kpageflags=kpageflags if ksm else -1, **options)
+
+
+def test_frames_of_the_kernel_and_of_vsyscall_are_left_out():
+    words = [entry(1, "file"), entry(2, "file"), entry(3), entry(4), entry(5, "file"), entry(6)]
+    vmas = [(0, 1, 6), (1, 2, 5), (2, 3, 5), (3, 4, 6), (4, 5, 7), (5, 6, 0)]
+    top = 0xFFFFFFFFFF600000 // PAGE
+    check_frames([(words, vmas), (words, [*vmas, (top, top + 1, 0)]), ([], [])])
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2047, 2048, 2049, 4095])
+def test_frames_of_a_short_read_can_be_discarded(cut):
+    """What was read of it is indexed, and no later page is taken to be its own."""
+    index = FrameIndex()
+    vmas = [(0, 3000, 0), (3000, 2 * CHUNK, 0)]
+    assert read_frames(index, FILLED, vmas)[0] == pagemap.DONE
+    assert read_frames(index, FILLED[:cut], vmas, 2, 1)[0] == pagemap.SHORT
+    assert read_frames(index, FILLED, vmas, 4, 2)[0] == pagemap.DONE
+    found = Partition([index], np.array([1, 1, 0, 0, 1, 1], np.uint8))
+    sizes = {
+        (oracle.ANON, frozenset({0, 4})): 3000,
+        (oracle.ANON, frozenset({1, 5})): 2 * CHUNK - 3000,
+    }
+    assert sets_of(found) == sizes
+    done = cut // CHUNK * CHUNK  # whole chunks count
+    both = Partition([index], np.ones(6, np.uint8))
+    pages = sum(n for (_, rows), n in sets_of(both).items() if rows & {2, 3})
+    assert pages == done
+
+
+def test_frames_arguments_that_do_not_fit_are_refused():
+    index = FrameIndex()
+    good = {
+        "start": np.array([0, PAGE], np.uint64),
+        "end": np.array([PAGE, 2 * PAGE], np.uint64),
+        "vma_kind": np.zeros(2, np.uint8),
+        "prot": np.zeros(2, np.uint8),
+        "kind": np.zeros(2, np.int32),
+        "counts": np.zeros((2, 3), np.int64),
+        "index": index,
+        "row": 0,
+        "when": 0,
+    }
+    bad = {
+        "start": [np.array([PAGE, 0], np.uint64), np.zeros(3, np.uint64)],
+        "end": [np.array([0, 2 * PAGE], np.uint64), np.array([2 * PAGE] * 2, np.uint64)],
+        "vma_kind": [np.zeros(1, np.uint8)],
+        "prot": [np.zeros(3, np.uint8)],
+        "kind": [np.zeros(1, np.int32), np.full(2, -1, np.int32), np.full(2, 1 << 30, np.int32)],
+        "counts": [np.zeros((1, 3), np.int64), np.zeros((2, 2), np.int64)],
+        "row": [-1, 2**31 - 2],
+    }
+    fd = memfd([entry(1), entry(2)])
+    for name, values in bad.items():
+        for value in values:
+            with pytest.raises(ValueError):  # noqa: PT011
+                pagemap.read_frames(fd, **{**good, name: value})
+    with pytest.raises(TypeError):
+        pagemap.read_frames(fd, **{**good, "index": None})
+    assert index.pairs == 0
+    assert pagemap.read_frames(fd, **good, scan=False) == pagemap.DONE
+    with pytest.raises(OSError, match="Bad file"):
+        pagemap.read_frames(-1, **{**good, "row": 2})
+    os.close(fd)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from _fastproc import maps, pagemap
 from _fastproc.frames import FrameIndex
+from _fastproc.partition import Partition
 from osmosis.capture import memory_objects as objects
 from osmosis.capture.ledger import HOST, Ledger
 from osmosis.capture.memory_probe import HUGE_PAGES, Host, ambiguous_devices, probe
@@ -95,7 +96,7 @@ class MemoryReader:
         self.deadline = deadline
         self.progress = progress
         self.table = maps.VmaTable(pool.add, self.host.shm_dev, self.host.huge_devs)
-        self.index = FrameIndex()
+        self._indexes: list[FrameIndex] = []  # one a thread
         self.gone: set[int] = set()  # process rows that exited meanwhile
         self.torn: set[int] = set()  # process rows that would not hold still
         self._pool = pool
@@ -261,42 +262,46 @@ class MemoryReader:
     def _read_frames(
         self, space: _Space, held: Held, fd: int, rows: tuple[NDArray[Any], ...]
     ) -> None:
-        start, end, vma_kind, prot, kind, ordinal = rows
-        entries = self._buffer()
-        indptr = np.zeros(space.n + 1, np.int64)
+        start, end, vma_kind, prot, kind, _ordinal = rows
         counts = np.zeros((space.n, 3), np.int64)
-        ksm = self._kpageflags if self._kpageflags >= 0 and _merges(held) else -1
-        vma = page = 0
-        while True:
-            status, vma, page, n = pagemap.read_populated(
-                fd,
-                start,
-                end,
-                vma_kind,
-                entries,
-                indptr,
-                counts,
-                vma,
-                page,
-                zero_pfn=self.host.zero_pfn,
-                huge_zero_pfn=self.host.huge_zero_pfn,
-                huge_pages=HUGE_PAGES,
-                swap=self.host.swap,
-                scan=self.host.scan,
-                kpageflags=ksm,
-                page_bytes=self.host.page_bytes,
-            )
-            if status == pagemap.SHORT:
-                raise ProcessGone(held.pid)
-            if self.host.frames:
-                with self._lock:
-                    self.index.visit(kind, ordinal, prot, indptr, entries[:n])
-            if status == pagemap.DONE:
-                break
+        status = pagemap.read_frames(
+            fd,
+            start,
+            end,
+            vma_kind,
+            prot,
+            kind,
+            counts,
+            self._index() if self.host.frames else self._new_index(),
+            space.first,
+            space.begin,
+            scan=self.host.scan,
+            kpageflags=self._kpageflags if self._kpageflags >= 0 and _merges(held) else -1,
+            page_bytes=self.host.page_bytes,
+        )
+        if status == pagemap.SHORT:
+            raise ProcessGone(held.pid)
         with self._lock:
             self.table.set_counts(space.first, counts)
         space.status = Status.READ if self.host.frames else Status.HIDDEN
         space.reason = "" if self.host.frames else "its frame numbers read as 0"
+
+    def _index(self) -> FrameIndex:
+        """The index of this thread."""
+        if not hasattr(self._local, "index"):
+            self._local.index = self._new_index()
+            with self._lock:
+                self._indexes.append(self._local.index)
+        index: FrameIndex = self._local.index
+        return index
+
+    def _new_index(self) -> FrameIndex:
+        return FrameIndex(
+            zero_pfn=self.host.zero_pfn,
+            huge_zero_pfn=self.host.huge_zero_pfn,
+            huge_pages=HUGE_PAGES,
+            swap=self.host.swap,
+        )
 
     def _buffer(self) -> NDArray[np.uint64]:
         if not hasattr(self._local, "entries"):
@@ -327,18 +332,14 @@ class MemoryReader:
         for mm in live:
             space = self.spaces[mm]
             keep[space.first : space.first + space.n] = True
-        sizes = self.table.kind_sizes()
-        before = objects.region_order(table["kind"], table["ordinal"], sizes, keep)
-        base = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-        region = before[base[table["kind"]] + table["ordinal"]]
+        found = Partition(self._indexes, keep.view(np.uint8))
+        region = found.region
         # Rows by address space, in the order of `live`.
         rows = np.concatenate(
             [np.arange(s.first, s.first + s.n) for s in (self.spaces[mm] for mm in live)]
             or [np.empty(0, np.int64)]
         ).astype(np.int64)
-        found = self.index.classes_and_runs()
-        raw = objects.from_index(found, sizes, before)
-        made, frames = self._sort_out(raw, found["id"], table, rows, region)
+        made, frames = self._sort_out(found, table, rows)
         out: Columns = {
             "mm_process": np.array([self.spaces[mm].row for mm in live]),
             "mm_status": np.array([self.spaces[mm].status for mm in live]),
@@ -373,15 +374,14 @@ class MemoryReader:
 
     def _sort_out(
         self,
-        raw: objects.Objects,
-        ids: NDArray[np.int32],
+        found: Partition,
         table: Columns,
         rows: NDArray[np.int64],
-        region: NDArray[np.int32],
     ) -> tuple[objects.Objects, Columns]:
         """Tell reused frames apart, join equal objects, and keep frame numbers if wanted."""
+        raw = objects.Objects(found.kind, found.pages, found.indptr, found.first, found.last)
         vma_of = np.empty(len(rows), np.int64)
-        vma_of[region[rows]] = rows
+        vma_of[found.region[rows]] = rows
         suspect = np.array([s.suspect for s in self.spaces], bool)
         facts = objects.Recheck(
             region_mm=table["mm"][vma_of],
@@ -389,11 +389,11 @@ class MemoryReader:
             begin=np.array([s.begin for s in self.spaces], np.int64),
             end=np.array([s.end for s in self.spaces], np.int64),
             suspect=suspect,
-            frames_of=lambda wanted: self._frames_of(ids, wanted),
+            frames_of=lambda wanted: found.frames_of(wanted.view(np.uint8)),
             still=lambda mm, regions: self._still(mm, vma_of[regions], table),
         )
         checked = objects.recheck(raw, facts)
-        reused = int(checked.dropped) + int(self.index.replaced)
+        reused = int(checked.dropped) + found.replaced
         if reused:
             why = "frames were freed and reused while the capture ran: not counted as shared"
             self.ledger.add(HOST, SOURCE, Status.READ, why, reused)
@@ -401,7 +401,7 @@ class MemoryReader:
         if not self.keep_frames:
             n = len(made)
             return made, {"class_frame_indptr": np.zeros(n + 1), "frame_pfn": np.empty(0)}
-        frame, of = self._frames_of(ids, np.ones(len(raw), bool))
+        frame, of = found.frames_of(np.ones(len(raw), np.uint8))
         stay = ~np.isin(frame, checked.taken)
         frame = np.concatenate([frame[stay], checked.frame])
         of = number[np.concatenate([of[stay], checked.of])]
@@ -409,16 +409,6 @@ class MemoryReader:
         order = np.lexsort((frame, of))
         indptr = np.concatenate([[0], np.cumsum(np.bincount(of, minlength=len(made)))])
         return made, {"class_frame_indptr": indptr, "frame_pfn": frame[order]}
-
-    def _frames_of(
-        self, ids: NDArray[np.int32], wanted: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        row_of = np.full(int(ids.max(initial=0)) + 1, -1, np.int64)
-        row_of[ids] = np.arange(len(ids))
-        marks = np.zeros(len(row_of), np.uint8)
-        marks[ids[wanted[: len(ids)]]] = 1
-        frame, of = self.index.frames_of(marks)
-        return frame, row_of[of]
 
     def _still(self, mm: int, vmas: NDArray[np.int64], table: Columns) -> NDArray[np.uint64]:
         """Frames that some VMAs of an address space hold now, sorted; empty if it is gone."""

@@ -1,9 +1,9 @@
-"""From what the frame index holds to memory objects: pure functions over arrays.
+"""Memory objects, looked at a second time: pure functions over arrays.
 
-A region is one VMA; *region order* is by kind and ordinal (see ``_fastproc.maps``), so that a
-memory object's mappers come in few runs. Here the regions of discarded address spaces are
-taken out, frames that were reused while the capture ran are told apart, and objects that
-came to have the same mappers are joined.
+A region is one VMA; regions are numbered so that those with like frames stand together (see
+``_fastproc.partition``): a memory object's mappers come in few runs. Here frames that were
+reused while the capture ran are told apart, and objects that came to have the same mappers are
+joined.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from _fastproc.frames import canonical
+from _fastproc.classes import canonical
 from osmosis.schema import FrameKind
 
-__all__ = ["Checked", "Objects", "Recheck", "from_index", "merge_equal", "recheck", "region_order"]
+__all__ = ["Checked", "Objects", "Recheck", "merge_equal", "recheck"]
 
 I64 = NDArray[np.int64]
 I32 = NDArray[np.int32]
@@ -28,49 +28,12 @@ class Objects:
 
     kind: NDArray[np.uint8]  # (C,) FrameKind
     pages: I64  # (C,) distinct frames
-    shy: I64  # (C,) of them, looked shared when first seen
     indptr: I64  # (C + 1,) into first, last
     first: I32  # (R,) region
     last: I32  # (R,) region, itself included
 
     def __len__(self) -> int:
         return len(self.kind)
-
-
-def region_order(kind: I32, ordinal: I32, kind_sizes: I32, keep: NDArray[np.bool_]) -> I32:
-    """Number the kept VMAs so that those of a kind stand together, by rising ordinal.
-
-    Parameters
-    ----------
-    kind, ordinal : (V,) int32
-    kind_sizes : (K,) int32
-        VMAs of each kind, kept or not.
-    keep : (V,) bool
-
-    Returns
-    -------
-    (sum(kind_sizes) + 1,) int32
-        By *old* region number (base of its kind + ordinal): how many kept regions come
-        before it. The new number of a kept region, and a map for the ends of runs.
-    """
-    base = np.concatenate([[0], np.cumsum(kind_sizes, dtype=np.int64)])
-    kept = np.zeros(base[-1] + 1, np.int32)
-    kept[1:][(base[kind] + ordinal)[keep]] = 1
-    return np.cumsum(kept, dtype=np.int32)
-
-
-def from_index(found: dict[str, NDArray[Any]], kind_sizes: I32, before: I32) -> Objects:
-    """Objects in region order, without the regions that were not kept.
-
-    *found* is ``FrameIndex.classes_and_runs()``; *before* is ``region_order()``'s answer.
-    Objects are those of *found*, row for row: some may have no mapper left.
-    """
-    base = np.concatenate([[0], np.cumsum(kind_sizes, dtype=np.int64)])
-    at = base[found["run_kind"]]
-    first = before[at + found["run_first"]]
-    last = before[at + found["run_last"] + 1] - 1
-    indptr, first, last, _ = canonical(found["indptr"], first, last.astype(np.int32))
-    return Objects(found["kind"], found["frames"], found["shy"], indptr, first, last)
 
 
 def merge_equal(objects: Objects) -> tuple[Objects, I64]:
@@ -89,7 +52,7 @@ def merge_equal(objects: Objects) -> tuple[Objects, I64]:
         number = np.full(len(objects), -1, np.int64)
         empty = np.empty(0, np.int64)
         none = np.empty(0, np.int32)
-        return Objects(objects.kind[:0], empty, empty, np.zeros(1, np.int64), none, none), number
+        return Objects(objects.kind[:0], empty, np.zeros(1, np.int64), none, none), number
     same = (
         (objects.kind[order][1:] == objects.kind[order][:-1])
         & (sizes[order][1:] == sizes[order][:-1])
@@ -108,8 +71,7 @@ def merge_equal(objects: Objects) -> tuple[Objects, I64]:
     leaders = order[np.concatenate([[True], ~same])]
     runs, new_indptr = _gather(indptr, leaders)
     pages = np.bincount(group, objects.pages[order]).astype(np.int64)
-    shy = np.bincount(group, objects.shy[order]).astype(np.int64)
-    merged = Objects(objects.kind[leaders], pages, shy, new_indptr, first[runs], last[runs])
+    merged = Objects(objects.kind[leaders], pages, new_indptr, first[runs], last[runs])
     return merged, number
 
 
@@ -375,7 +337,6 @@ class _Made:
         checked = Objects(
             np.concatenate([objects.kind, objects.kind[old]]),
             np.concatenate([pages, np.array(self.pages, np.int64)]),
-            np.concatenate([np.minimum(objects.shy, pages), np.zeros(len(old), np.int64)]),
             np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
             np.concatenate([objects.first, added]),
             np.concatenate([objects.last, added]),
