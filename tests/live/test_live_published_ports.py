@@ -113,7 +113,7 @@ def published(request, need):
         text = subprocess.run(["ss", "-tnpH"], capture_output=True, text=True, check=True).stdout
         ends = re.findall(r'ESTAB +\d+ +\d+ +(\S+) .*"docker-proxy",pid=(\d+)', text)
         proxies = {a: int(pid) for a, pid in ends}
-        model = osmosis.capture().model()
+        model = osmosis.capture(sources={"files", "namespaces", "sockets"}).model()
         yield Published(instances, port, clients, address, target, proxies, model, keepers)
 
 

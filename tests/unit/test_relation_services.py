@@ -7,6 +7,7 @@ from socket_world import World, asked
 from osmosis.graph.graph import POTENTIAL, SERVER, Edge
 from osmosis.relations.build import build
 from osmosis.schema import OpenKind, Status
+from osmosis.snapshot import Snapshot
 
 LOOP = "127.0.0.1"
 
@@ -274,6 +275,24 @@ def test_the_keeper_of_a_container_s_stdio(fd, apart, kept):
     model = w.model()
     assert asked(model, inside) == asked(model, deeper) == ({shim} if kept else set(), set())
     assert asked(model, shim) == (set(), set())
+
+
+def test_a_sandbox_asks_the_gofer_at_the_other_end_of_its_socket():
+    w = World()
+    gofer, sentry, other = (w.process() for _ in range(3))
+    stub = w.process(parent=sentry)
+    deeper = w.process(parent=stub)
+    mine, _ = w.pair(sentry, gofer)
+    w.hold(stub, mine)
+    w.pair(other, gofer)
+    snap = w.snapshot()
+    told = {100 + gofer: "gofer", 100 + sentry: "sentry"}
+    snap = Snapshot(snap.columns, {**snap.host, "roles": {str(p): r for p, r in told.items()}})
+    model = snap.model()
+    assert asked(model, sentry) == ({gofer}, set())
+    assert asked(model, stub) == ({sentry, gofer}, set())
+    assert asked(model, deeper) == ({sentry}, set())  # it has no socket to the gofer
+    assert asked(model, gofer) == asked(model, other) == (set(), set())
 
 
 def test_clients_of_a_message_bus_may_ask_each_other_and_are_not_counted():

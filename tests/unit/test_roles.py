@@ -435,6 +435,21 @@ def test_gvisor_alone():
     assert [h(p, "role") for p in (51, 52)] == ["gofer", "sentry"]
 
 
+def test_a_gofer_is_in_the_container_of_the_sentry_of_its_bundle():
+    def pair(pid, bundle, ident):
+        boot = ("runsc-sandbox", "boot", f"--bundle={bundle}", ident)
+        gofer = ("runsc-gofer", "gofer", "--bundle", bundle)
+        return (
+            P(pid, 1, RUNSC, gofer, ns=(pid, 4, 2), root=(39, 7)),
+            P(pid + 1, 1, RUNSC, boot, ns=(pid + 1, 5, 2), root=(43, 1)),
+        )
+
+    h = host(*pair(51, "/run/b", "web"), *pair(61, "/run/c", "db"))
+
+    assert [h(p) for p in (51, 52, 61, 62)] == ["web", "web", "db", "db"]
+    assert [h(p, "role") for p in (51, 52)] == ["gofer", "sentry"]
+
+
 def test_the_topmost_process_of_unknown_namespaces():
     h = host(
         P(50, 1, "/usr/bin/bash", ("bash",), uid=7),

@@ -51,10 +51,10 @@ def build(snap: Snapshot, *, memory: str = "classes") -> Graph:
     add_namespaces(parts, snap)
     add_files(parts, snap)
     add_mounts(parts, snap)
-    add_services(parts, snap, add_sockets(parts, snap))
+    named = roles.name(snap)
+    add_services(parts, snap, add_sockets(parts, snap), named)
     add_ipc(parts, snap)
     add_quotas(parts, snap)
-    named = roles.name(snap)
     add_layers(parts, snap, named)
     return _graph(parts, snap, named)
 

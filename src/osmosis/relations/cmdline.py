@@ -27,6 +27,7 @@ class Monitor(NamedTuple):
     itself: bool = False  # the process is in the container: nothing else of it is to be seen
     sentry: str | None = None  # the role of such a process
     standing: bool = False  # known as a monitor even when its container has no process
+    bundle: str | None = None  # where it was told that the container's files are
 
 
 def basename(path: str) -> str:
@@ -85,7 +86,7 @@ def _runsc(argv: Sequence[str]) -> Monitor | None:
             bundle = option(argv, "--bundle", "-bundle")
             if ident is None and bundle:
                 ident = bundle.rstrip("/").rpartition("/")[2]
-            return Monitor("gvisor", ident, parent=False, itself=True, sentry=role)
+            return Monitor("gvisor", ident, parent=False, itself=True, sentry=role, bundle=bundle)
     return Monitor("gvisor", argv[-1] if len(argv) > 2 and "run" in argv[1:] else None)
 
 

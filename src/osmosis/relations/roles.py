@@ -373,6 +373,19 @@ class _Naming:
                     c = self.inside[r]
                     if c is not None:
                         c.runtime = "gvisor"
+            self._one_sandbox(rows)
+
+    def _one_sandbox(self, rows: Sequence[int]) -> None:
+        """Put a gofer, which is not told the id, into the container of the sentry of its bundle."""
+        mine = {r: me for r in rows if r in self.sandboxes and (me := self.monitor[r]) is not None}
+        for r, me in mine.items():
+            told = [q for q, m in mine.items() if m.sentry == "sentry" and m.bundle == me.bundle]
+            old, new = self.inside[r], self.inside[told[0]] if len(told) == 1 else None
+            if me.sentry == "gofer" and me.bundle and old is not None and new not in (None, old):
+                old.members.remove(r)
+                self.inside[r] = new
+                if new is not None:
+                    new.members.append(r)
 
     def _pair(self, r: int, other: int) -> bool:
         """Whether two rows are a sentry and a gofer in different mount namespaces."""

@@ -1,8 +1,9 @@
 """Processes that serve a whole space: a namespace's network, a superblock's files, a stdio.
 
 Found by what they hold: the descriptor of the tun device that is the namespace's interface, the
-one of /dev/fuse that answers for the superblock, the other end of a container's stdio. And who
-may be asked through a message bus: everybody else who is connected to it.
+one of /dev/fuse that answers for the superblock, the other end of a container's stdio, the socket
+between gVisor's kernel and its file server. And who may be asked through a message bus: everybody
+else who is connected to it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from osmosis.graph.names import Block
 from osmosis.relations.cmdline import basename
 from osmosis.relations.memory import device_names, owners_of
 from osmosis.relations.parts import Parts
+from osmosis.relations.roles import Roles
 from osmosis.relations.socket_ends import UNIX, Ends
 from osmosis.relations.sockets import net_nodes
 from osmosis.schema import OpenKind, Status
@@ -30,14 +32,17 @@ GENERATIONS = 8  # how far above a container its keeper is looked for
 I64 = NDArray[np.int64]
 
 
-def add_servers(parts: Parts, snap: Snapshot, ends: Ends) -> None:
+def add_servers(parts: Parts, snap: Snapshot, ends: Ends, named: Roles) -> None:
     """Add REQUEST edges and SERVER holds of network servers, FUSE servers and keepers of stdio.
+
+    And those of a gVisor sandbox, and of the clients of a message bus, which are potential.
 
     PD row of process p is p + 1. O(tun devices + descriptors + pairs of clients of one bus).
     """
     _add_network(parts, snap)
     _add_fuse(parts, snap)
     _add_keepers(parts, snap)
+    _add_sandboxes(parts, snap, ends, named)
     _add_buses(parts, snap, ends)
 
 
@@ -222,6 +227,43 @@ def _add_keepers(parts: Parts, snap: Snapshot) -> None:
     for keeper in sorted({keeper for _, keeper in pairs}):
         clients = np.array([p for p, k in pairs if k == keeper], np.int64)
         _request(parts, clients, keeper, "PIPE", rule, sure=True)
+
+
+# -- gVisor ----------------------------------------------------------------------------------
+
+
+def _add_sandboxes(parts: Parts, snap: Snapshot, ends: Ends, named: Roles) -> None:
+    """A sentry is the kernel of the processes that it made, and asks its gofer for files.
+
+    Their sockets are pairs, in which nobody was accepted: it is the gofer that opens for others.
+    """
+    rule = parts.rule(
+        "a sandbox asks its gofer for files, and its processes ask the sentry as their kernel",
+        "/proc/pid/cmdline, ns/mnt; NETLINK_SOCK_DIAG",
+    )
+    roles = np.array([role or "" for role in named.role], str)
+    sentries, gofers = (np.flatnonzero(roles == role) for role in ("sentry", "gofer"))
+    if not len(sentries):
+        return
+    paired = np.flatnonzero(ends.partner >= 0)
+    at, holder = ends.held_by(paired)
+    to, other = ends.held_by(ends.partner[paired])
+    row_of = {pid: row for row, pid in enumerate(snap["process_pid"].tolist())}
+    below: dict[int, list[int]] = {}
+    for row, ppid in enumerate(snap["process_ppid"].tolist()):
+        below.setdefault(row_of.get(ppid, -1), []).append(row)
+    for sentry in sentries.tolist():
+        inside = list(below.get(sentry, ()))
+        for row in inside:  # it grows: processes below processes
+            inside += [child for child in below.get(row, ()) if child not in (sentry, row)]
+        mine = np.array([sentry, *inside], np.int64)
+        if len(inside):
+            _request(parts, mine, sentry, "VMR", rule, sure=True)
+        for gofer in gofers.tolist():
+            links = np.unique(to[other == gofer])
+            clients = np.intersect1d(holder[np.isin(at, links)], mine)
+            if len(clients):
+                _request(parts, clients, gofer, "FILE", rule, sure=True)
 
 
 # -- message buses ---------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from osmosis.graph.graph import ALL, Edge, Edges
 from osmosis.relations.memory import ranges
 from osmosis.relations.parts import Parts
+from osmosis.relations.roles import Roles
 from osmosis.relations.servers import add_servers
 from osmosis.relations.socket_ends import UNIX, Ends, Pairs
 from osmosis.snapshot import Snapshot
@@ -23,10 +24,11 @@ ANCESTORS = 64  # generations looked back for the process that accepted
 I64 = NDArray[np.int64]
 
 
-def add_services(parts: Parts, snap: Snapshot, ends: Ends) -> None:
+def add_services(parts: Parts, snap: Snapshot, ends: Ends, named: Roles) -> None:
     """Add REQUEST edges over sockets, and those to processes that serve a whole space.
 
-    *ends* is what ``add_sockets`` found. O(connections x holders of their ends).
+    *ends* is what ``add_sockets`` found, *named* what ``roles.name`` did.
+    O(connections x holders of their ends).
     """
     asks = _Asks(snap, ends)
     asks.connections()
@@ -34,7 +36,7 @@ def add_services(parts: Parts, snap: Snapshot, ends: Ends) -> None:
     asks.one_way()
     asks.untold()
     asks.add(parts)
-    add_servers(parts, snap, ends)
+    add_servers(parts, snap, ends, named)
 
 
 class _Asks:
