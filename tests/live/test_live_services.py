@@ -202,3 +202,27 @@ def test_a_fuse_server_is_asked_from_other_mount_namespaces(fuse, tmp_path):
         finally:
             os.kill(server, signal.SIGCONT)
         assert not any(waits(pid, name) for pid, name in expected.items())
+
+
+def test_a_hypervisor_is_asked_for_its_machine_and_its_guest_is_opaque(tmp_path, need):
+    program = shutil.which("qemu-system-x86_64")
+    need(program, "needs qemu-system-x86_64 (qemu-system-x86)")
+    path = tmp_path / "qmp"
+    words = [program, "-accel", "tcg", "-m", "32", "-display", "none", "-nodefaults", "-S"]
+    words += ["-no-user-config", "-qmp", f"unix:{path},server=on,wait=off"]
+    with running(*words, **QUIET) as vmm, child() as client, child() as other:
+        until(path.exists, "the machine's socket")
+        client.do(f"s = socket.socket(socket.AF_UNIX); s.connect({str(path)!r})")
+        client.do("f = s.makefile('rw'); hello = json.loads(f.readline())")
+        client.do('f.write(\'{"execute": "qmp_capabilities"}\'); f.flush(); f.readline()')
+        client.do('f.write(\'{"execute": "query-status"}\'); f.flush()')
+        assert client.ask("json.loads(f.readline())")["return"]["running"] is False
+        pids = (1, vmm.pid, client.pid, other.pid)
+        model = osmosis.capture(pids, sources=SOURCES).model()
+        assert asks(model, client.pid) == {vmm.pid}
+        assert asks(model, vmm.pid) == asks(model, other.pid) == set()
+        x, y, z = (model.pd(f"pid:{pid}") for pid in pids[1:])
+        assert x.role == "vmm"
+        assert model.isolation(x, y)["vm"].state == "separated"
+        assert model.isolation(y, z)["vm"].state == "shared"
+        assert all(model.kernel.pid in model.services(pd).pids for pd in (x, y, z))

@@ -295,6 +295,14 @@ def test_a_sandbox_asks_the_gofer_at_the_other_end_of_its_socket():
     assert asked(model, gofer) == asked(model, other) == (set(), set())
 
 
+def test_everybody_asks_the_kernel_memory_or_not():
+    w = World()
+    people = [w.process() for _ in range(3)]
+    model = w.model()
+    for p in people:
+        assert 0 in model.services(model.pds[p + 1]).pids
+
+
 def test_clients_of_a_message_bus_may_ask_each_other_and_are_not_counted():
     w = World()
     bus, a, b, other = (w.process() for _ in range(4))

@@ -424,6 +424,19 @@ def test_an_image_with_a_program_called_runsc_is_no_sentry():
     assert h(52, "container_runtime") == "docker"
 
 
+@pytest.mark.parametrize(
+    ("exe", "role"),
+    [
+        ("/usr/bin/qemu-system-x86_64", "vmm"),
+        ("/usr/local/bin/firecracker (deleted)", "vmm"),
+        ("/home/ann/firecracker", "host-root"),
+        ("/usr/bin/qemu-img", "host-root"),
+    ],
+)
+def test_a_hypervisor_is_one_where_root_put_it(exe, role):
+    assert host(P(50, 1, exe, ("x",)))(50, "role") == role
+
+
 def test_gvisor_alone():
     boot = ("runsc-sandbox", "--root=/r", "boot", "--bundle=/b", "web")
     h = host(

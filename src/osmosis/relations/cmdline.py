@@ -6,15 +6,44 @@ bwrap ... All of this is the process's own words: ``roles`` decides what to beli
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["Monitor", "arguments", "basename", "monitor", "option", "words"]
+__all__ = [
+    "SYSTEM",
+    "Monitor",
+    "arguments",
+    "basename",
+    "is_hypervisor",
+    "monitor",
+    "option",
+    "words",
+]
+
+# Directories that only root fills; elsewhere the name of a program is its owner's word.
+SYSTEM = ("/usr/", "/bin/", "/sbin/", "/opt/", "/snap/")
 
 
 def words(text: str) -> frozenset[str]:
     """Return the set of the words of *text*: a long list that is short to read."""
     return frozenset(text.split())
+
+
+_HYPERVISORS = words(
+    "firecracker cloud-hypervisor crosvm lkvm stratovirt dragonball qemu-kvm kvm "
+    "VBoxHeadless VirtualBoxVM vmware-vmx"
+)
+_QEMU = re.compile(r"qemu-system-[\w-]+")
+
+
+def is_hypervisor(name: str) -> bool:
+    """Whether an executable is a machine: what runs within is not a process of this host.
+
+    >>> is_hypervisor("qemu-system-x86_64"), is_hypervisor("qemu-img")
+    (True, False)
+    """
+    return name in _HYPERVISORS or _QEMU.fullmatch(name) is not None
 
 
 class Monitor(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from osmosis.relations.cmdline import basename, words
+from osmosis.relations.cmdline import SYSTEM, basename, is_hypervisor
 from osmosis.relations.parts import Parts
 from osmosis.relations.quotas import KINDS, charged
 from osmosis.relations.roles import Roles
@@ -30,14 +30,6 @@ Ints = NDArray[np.int64]
 
 UIDS = ("ruid", "euid", "suid", "fsuid")
 INITIAL_USER = 0xEFFF_FFFD  # PROC_USER_INIT_INO, include/linux/proc_ns.h
-# Hypervisors: the process is the machine, what runs within is not a process of this host.
-VMMS = words(
-    "firecracker cloud-hypervisor crosvm lkvm stratovirt dragonball qemu-kvm kvm "
-    "VBoxHeadless VirtualBoxVM vmware-vmx"
-)
-_QEMU = re.compile(r"qemu-system-[\w-]+")
-# Directories that only root fills; elsewhere the name of a program is its owner's word.
-_SYSTEM = ("/usr/", "/bin/", "/sbin/", "/opt/", "/snap/")
 _PERMISSIVE = re.compile(r"unconfined|.* \((complain|unconfined)\)", re.DOTALL)
 
 
@@ -302,9 +294,9 @@ def _vm(snap: Snapshot, named: Roles) -> Fact:
             what = f"the sandbox of {named.container[p]}"
         elif row < 0:
             what = "?"
-        elif name in VMMS or _QEMU.fullmatch(name):
+        elif is_hypervisor(name):
             pid = int(snap["process_pid"][p])
-            trusted = exe.startswith(_SYSTEM) and root[p] == host
+            trusted = exe.startswith(SYSTEM) and root[p] == host
             what = f"the virtual machine of {name} ({pid})" if trusted else "?"
         values.append(-1 if what == "?" else number.setdefault(what, len(number)) if what else 0)
     return _by_value(values, {v: k for k, v in number.items()})

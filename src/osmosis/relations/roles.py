@@ -24,7 +24,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from osmosis.relations.cmdline import Monitor, arguments, basename, monitor, words
+from osmosis.relations.cmdline import (
+    SYSTEM,
+    Monitor,
+    arguments,
+    basename,
+    is_hypervisor,
+    monitor,
+    words,
+)
 from osmosis.schema import NO_ID
 from osmosis.snapshot import Snapshot
 
@@ -104,7 +112,7 @@ def name(snapshot: Snapshot) -> Roles:
     -------
     Roles
         Lists of length P. ``role`` is a given one, else daemon, shim, network, helper,
-        sentry, gofer, container (any other process in one), host-root, host-user, or None if
+        vmm, sentry, gofer, container (any other process in one), host-root, host-user, or None if
         the ids could not be read.
 
     Notes
@@ -137,7 +145,9 @@ class _Naming:
         )
         self.ns_parent: list[int] = s["namespace_parent"].tolist()
         self.cgroup = [read_cgroup(text) for text in s.texts("process_cgroup")]
-        self.exe = [basename(text) for text in s.texts("process_exe")]
+        paths = s.texts("process_exe")
+        self.exe = [basename(text) for text in paths]
+        self.of_system = [text.startswith(SYSTEM) for text in paths]
         self.argv = [arguments(s.bytes(i)) for i in s["process_cmdline"].tolist()]
         self.monitor = [monitor(e, a) for e, a in zip(self.exe, self.argv, strict=True)]
         self.init = row[1] if 1 in row else self._first_namespaces()
@@ -455,6 +465,8 @@ class _Naming:
             if me is not None and me.runtime == c.runtime == "apptainer" and self._at_top(r):
                 return "shim"  # appinit: Apptainer's own init, the first process of an instance
             return "container"
+        if self.of_system[r] and is_hypervisor(exe):
+            return "vmm"
         trusted = self.uids[r][1] == 0 and self._host_user(r)
         own = self.uids[r][0] in tied  # a user's own words about the user's own containers
         if trusted or own:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osmosis.graph.graph import ALL, Edge, Edges
-from osmosis.relations.memory import ranges
+from osmosis.relations.memory import owners_of, ranges
 from osmosis.relations.parts import Parts
 from osmosis.relations.roles import Roles
 from osmosis.relations.servers import add_servers
@@ -36,7 +36,16 @@ def add_services(parts: Parts, snap: Snapshot, ends: Ends, named: Roles) -> None
     asks.one_way()
     asks.untold()
     asks.add(parts)
+    _add_kernel(parts, snap)
     add_servers(parts, snap, ends, named)
+
+
+def _add_kernel(parts: Parts, snap: Snapshot) -> None:
+    """The kernel serves everybody; who maps memory that was read has an edge for that already."""
+    rest = np.setdiff1d(np.arange(snap.n_processes), owners_of(snap)[0])
+    rule = parts.rule("the kernel answers every system call", "the kernel itself")
+    kernel = np.zeros(len(rest), np.int64)
+    parts.edges.append(Edges.of(rest + 1, kernel, Edge.REQUEST, rule=rule))
 
 
 class _Asks:
