@@ -25,6 +25,7 @@ from osmosis.query.engine import Engine, Pairs
 from osmosis.query.explain import Witness
 from osmosis.query.isolation import Isolation
 from osmosis.query.options import access_mask, depth_of, types_of
+from osmosis.query.quotient import Quotient, quotient
 from osmosis.query.services import ancestors, services_row
 from osmosis.query.sharing import Ask, Row, common
 
@@ -742,16 +743,38 @@ class Model:
         return Model(self._base, grouping=grouping, engine=self._engine)
 
     @property
+    def _quotient(self) -> Quotient:
+        made: Quotient = self._engine.once("quotient", lambda: quotient(self._engine.index))
+        return made
+
+    @property
     def graph(self) -> Any:
-        """The igraph.Graph of all nodes and edges; vertex i is row i of the PDs. Made once."""
-        if "graph" not in self._kept:
-            self._kept["graph"] = export.topology(self._base)
-        return self._kept["graph"]
+        """The quotient as an igraph.Graph; vertex i is row i of the PDs. Made once.
+
+        A vertex stands for the nodes that nothing tells apart: what reaches it reaches each of
+        its `members`, over a path of the same permissions. Edges "IN" lead into vertices of kind
+        "RANGE", which stand for several others that map the same. A path from a PD with its
+        ranges left out is one of the full graph; see `expand` for that. A model of groups gives
+        the graph of its members.
+        """
+        index, engine = self._engine.index, self._engine
+        return engine.once("graph", lambda: export.topology(index, self._quotient))
+
+    def members(self, vertex: int) -> Nodes:
+        """Return the nodes that a vertex of `graph` stands for."""
+        if not 0 <= vertex < len(self._quotient.node):
+            raise QueryError(f"no vertex {vertex}: the graph has {len(self._quotient.node)}")
+        return Nodes(self._base, self._quotient.members(vertex))
 
     def expand(self, pds: Any = None) -> Any:
-        """Return `graph` with one edge more for each pair and verb of control among *pds*."""
+        """Return an igraph.Graph of each node and edge by itself, control included.
+
+        All PDs are vertices, PD i being vertex i; of the other nodes those that *pds* reach, and
+        of control the edges among *pds*, one for each pair and verb. None stands for all PDs:
+        of thousands of processes that is more than memory holds.
+        """
         rows = None if pds is None else self._members(self._rows(pds)[0])
-        return export.expanded(self._base, self._engine.controls, rows)
+        return export.expanded(self._engine.index, self._engine.controls, rows)
 
     def __repr__(self) -> str:
         what = "PDs" if self._grouping is None else "groups"

@@ -173,7 +173,7 @@ def test_nothing_from_graph_on_knows_linux():
 
 # Longer than 600 lines, and why.
 LONG = {
-    "model.py": 780,  # the face: thin methods, most of it docstrings
+    "model.py": 800,  # the face: thin methods, most of it docstrings
     "schema.py": 800,  # a table of all columns, read by looking things up
 }
 

@@ -495,7 +495,7 @@ ASKED = {
     "shared_pages", "group_by",
 }  # fmt: skip
 TESTED_ELSEWHERE = {"isolation", "isolation_matrix", "pages_shared"}
-NOT_QUERIES = {"pd", "find", "expand"}
+NOT_QUERIES = {"pd", "find", "expand", "members"}
 
 
 def test_every_public_query_is_asked_here():
