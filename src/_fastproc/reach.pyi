@@ -26,6 +26,9 @@ def meeting_ratios(
 def row_sums(
     indptr: _I8, first: _I4, last: _I4, weight: _I8, places: _I4, n: int
 ) -> _I8: ...  # (len(places), n)
+def bit_product(
+    a: NDArray[np.uint64], b: NDArray[np.uint64]
+) -> NDArray[np.uint64]: ...  # (m, k), (n, w) -> (m, w)
 
 @disjoint_base
 class Join:

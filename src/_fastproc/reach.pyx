@@ -5,7 +5,7 @@ rectangle of the n x n table, and a rectangle is four entries of its difference 
 of sets of thousands of members cost what their spans do. Tables are made in blocks of rows, so
 that memory stays bounded.
 """
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort, realloc
 from libc.string cimport memmove, memset
 
@@ -665,3 +665,91 @@ def row_sums(
                     table[k, first[i]] += weight[c]
                     table[k, last[i] + 1] -= weight[c]
     return np.cumsum(out[:, :n], axis=1)
+
+
+def bit_product(const uint64_t[:, ::1] a not None, const uint64_t[:, ::1] b not None):
+    """Boolean product of two matrices of bits.
+
+    Parameters
+    ----------
+    a : (m, k) uint64
+        Bit ``j & 63`` of word ``j >> 6`` of row i: i leads to j.
+    b : (n, w) uint64
+        No bit of *a* from n on is set.
+
+    Returns
+    -------
+    (m, w) uint64
+        Row i is the union of the rows of *b* that row i of *a* has. O(bits of a * w), and less
+        where rows fill up: a row that has all that *b* has is done.
+    """
+    cdef:
+        Py_ssize_t m = a.shape[0], k = a.shape[1], n = b.shape[0], w = b.shape[1]
+        Py_ssize_t i, j, x, since
+        uint64_t bits
+        bint full
+    if k != (n + 63) // 64:
+        raise ValueError(f"{k} words of a do not stand for the {n} rows of b")
+    if n & 63 and m and (np.asarray(a)[:, k - 1] >> np.uint64(n & 63)).any():
+        raise ValueError(f"a has a bit from {n} on")
+    out = np.zeros((m, w), np.uint64)
+    if not m or not n or not w:
+        return out
+    every = np.bitwise_or.reduce(np.asarray(b), axis=0)
+    cdef:
+        uint64_t[:, ::1] found = out
+        const uint64_t[::1] most = every
+    with nogil:
+        for i in range(m):
+            since = 0
+            full = False
+            for x in range(k):
+                bits = a[i, x]
+                while bits:
+                    j = 64 * x + _lowest(bits)
+                    bits &= bits - 1
+                    _join(&found[i, 0], &b[j, 0], w)
+                    since += 1
+                    if since == 16:
+                        since = 0
+                        full = _equal(&found[i, 0], &most[0], w)
+                        if full:
+                            break
+                if full:
+                    break
+    return out
+
+
+cdef inline Py_ssize_t _lowest(uint64_t bits) noexcept nogil:
+    # Number of the lowest bit that is set, by halves.
+    cdef Py_ssize_t at = 0
+    if <uint32_t>bits == 0:
+        at += 32
+        bits >>= 32
+    if <uint16_t>bits == 0:
+        at += 16
+        bits >>= 16
+    if bits & 255 == 0:
+        at += 8
+        bits >>= 8
+    if bits & 15 == 0:
+        at += 4
+        bits >>= 4
+    if bits & 3 == 0:
+        at += 2
+        bits >>= 2
+    return at + (bits & 1 == 0)
+
+
+cdef inline void _join(uint64_t* into, const uint64_t* other, Py_ssize_t w) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(w):
+        into[i] |= other[i]
+
+
+cdef inline bint _equal(const uint64_t* a, const uint64_t* b, Py_ssize_t w) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(w):
+        if a[i] != b[i]:
+            return False
+    return True

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from _fastproc import reach
+from osmosis.graph.relation import pack, unpack
 
 
 def i8(values):
@@ -152,3 +153,21 @@ def test_spans_outside_are_refused(first, last):
             sums(i8([0]), i4([]), i4([]), i8([]), i4([]), i4([2]), 2)
         with pytest.raises(ValueError, match="weights"):
             sums(i8([0]), i4([]), i4([]), i8([1]), i4([]), i4([]), 2)
+
+
+@given(st.integers(0, 5), st.integers(1, 150), st.integers(1, 140), st.data())
+def test_bit_product(m, n, columns_of_b, data):
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    a = rng.random((m, n)) < data.draw(st.sampled_from([0.02, 0.5, 1]))
+    b = rng.random((n, columns_of_b)) < data.draw(st.sampled_from([0.01, 0.3, 1]))
+    got = reach.bit_product(pack(a), pack(b))
+    want = (a.astype(int) @ b.astype(int)) > 0
+    assert (unpack(got, columns_of_b) == want).all()
+
+
+def test_bit_product_refuses_what_does_not_fit():
+    b = np.zeros((3, 1), np.uint64)
+    with pytest.raises(ValueError, match="2 words"):
+        reach.bit_product(np.zeros((1, 2), np.uint64), b)
+    with pytest.raises(ValueError, match="bit from 3 on"):
+        reach.bit_product(np.array([[8]], np.uint64), b)

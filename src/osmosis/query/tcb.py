@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from _fastproc import reach
 from osmosis.errors import QueryError
 from osmosis.graph.graph import Kind
-from osmosis.graph.relation import Bits, Relation, unpack, words
+from osmosis.graph.relation import Bits, Relation, unpack
 from osmosis.query.engine import Engine
 from osmosis.query.options import POWER_VERBS, access_mask, depth_of, types_of, verbs_of
 from osmosis.query.services import clients_row, services_row
@@ -186,24 +187,13 @@ def spread(bits: Bits, start: Bools, steps: int | None) -> Bools:
 
 
 def product(a: Bits, b: Bits, n: int) -> Bits:
-    """Boolean matrix product of bit rows. O(distinct rows of a * distinct rows of b * words).
+    """Boolean matrix product of bit rows.
 
-    Relations over processes have few distinct rows: as many as there are kinds of process.
+    O(bits of a * words), and less where rows fill up.
     """
     if not n:
         return a
-    rows, which = np.unique(a, axis=0, return_inverse=True)
-    targets, of = np.unique(b, axis=0, return_inverse=True)
-    of = of.reshape(-1)
-    order = np.argsort(of, kind="stable")
-    starts = np.searchsorted(of[order], np.arange(len(targets)))
-    out = np.zeros((len(rows), words(n)), np.uint64)
-    for k, row in enumerate(rows):
-        members = unpack(row[None], n)[0][order]
-        hit = np.logical_or.reduceat(members, starts)
-        if hit.any():
-            out[k] = np.bitwise_or.reduce(targets[hit], axis=0)
-    return out[which.reshape(-1)]
+    return reach.bit_product(np.ascontiguousarray(a), np.ascontiguousarray(b))
 
 
 def closure(bits: Bits, n: int, steps: int | None) -> Bits:
