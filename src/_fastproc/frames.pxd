@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 cdef enum:
     BLOCK_BITS = 9
     BLOCK = 1 << BLOCK_BITS  # pages
+    MOST_MEMBERS = 0xFFFF    # of a template: the next one begins another
 
 # FrameKind, as in osmosis.schema; a unit test compares the two.
 cdef enum:
@@ -25,17 +26,17 @@ cdef enum:
 # What the last member of a template held: pagemap words of shared frames, 0 for none.
 cdef struct Block:
     uint64_t* word
-    uint32_t* since      # member that each has been there from; NULL: all from since_all
-    uint32_t since_all
+    uint16_t* since      # member that each has been there from; NULL: all from since_all
+    uint64_t number      # page of the VMA >> BLOCK_BITS
+    uint16_t since_all
     uint16_t room        # pages
     uint16_t live        # words that are not 0
-    uint64_t number      # page of the VMA >> BLOCK_BITS
 
 # Members first to last of a template had a frame.
-cdef struct Span:
+cdef packed struct Span:
     uint64_t word
-    uint32_t first
-    uint32_t last
+    uint16_t first
+    uint16_t last
 
 cdef struct Template:
     int32_t kind         # 2 * kind of the VMA, + 1 if shared
@@ -48,16 +49,13 @@ cdef struct Template:
     int64_t n_spans
     int64_t spans_room
 
-cdef struct Member:
-    int32_t row
-    int32_t template_
-
 # Frames that one region had alone: low halves of their numbers, from `at` on.
 cdef struct Alone:
     int64_t at
     int32_t row
     uint32_t high
 
+# Rows row .. row + n - 1 were visited.
 cdef struct Visit:
     int64_t when
     int32_t row
@@ -69,8 +67,8 @@ cdef class FrameIndex:
         int32_t n_templates, templates_room
         int32_t* newest      # by kind of template, -1 for none
         int32_t kinds_room
-        Member* members
-        int64_t n_members, members_room
+        int32_t* template_of  # visited rows, visit by visit; -1 for none
+        int64_t n_rows, rows_room
         Alone* alone
         int64_t n_alone, alone_room
         uint32_t* low
@@ -85,7 +83,7 @@ cdef class FrameIndex:
         uint64_t n_pages, next_page
         const uint64_t* rest  # end of the words that are being fed
         int32_t row, kind, at_block
-        uint32_t ordinal
+        uint16_t ordinal
         int own
         bint shared
 
@@ -98,9 +96,15 @@ cdef class FrameIndex:
     ) noexcept nogil
     cdef int leave(self) noexcept nogil
 
-    cdef int _changed(
-        self, uint64_t page, const uint64_t* words, Py_ssize_t n, int64_t* counts
+    cdef Py_ssize_t _changed(
+        self,
+        uint64_t page,
+        const uint64_t* words,
+        const uint64_t* old,
+        Py_ssize_t n,
+        int64_t* counts,
     ) noexcept nogil
+    cdef uint16_t _room_of(self, uint64_t page) noexcept nogil
     cdef int _choose(self, uint64_t page, const uint64_t* words, Py_ssize_t n) noexcept nogil
     cdef uint64_t _word_at(self, const Template* template_, uint64_t page) noexcept nogil
     cdef int _more_kinds(self) noexcept nogil
@@ -109,7 +113,7 @@ cdef class FrameIndex:
     cdef bint _go_to(self, uint64_t number) noexcept nogil
     cdef int _make_block(self, uint64_t number) noexcept nogil
     cdef int _put(self, uint64_t page, uint64_t word) noexcept nogil
-    cdef int _end_span(self, uint64_t word, uint32_t first) noexcept nogil
+    cdef int _end_span(self, uint64_t word, uint16_t first) noexcept nogil
     cdef int _nothing(self, uint64_t page, uint64_t end) noexcept nogil
     cdef int _add_alone(self, uint64_t pfn) noexcept nogil
     cdef uint64_t _shared_word(self, uint64_t word, int64_t* counts, int* failed) noexcept nogil

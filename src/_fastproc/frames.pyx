@@ -6,7 +6,7 @@ hold the same frames. So the index keeps, for each kind, the frames of its last 
 differ writes down which members had the frame that went. Frames that one region has alone
 are lists of numbers. ``partition.Partition`` makes memory objects of it. Opens no file.
 
-Cost: a comparison for each visited page, and 16 bytes for each change of a page of a template.
+Cost: a comparison for each visited page, and 12 bytes for each change of a page of a template.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
@@ -32,7 +32,7 @@ import numpy as np
 cdef enum:
     GROUP = 8          # words that are compared at once
     MOST_TEMPLATES = 8  # of a kind
-    SAMPLES = 64       # pages that a template is chosen by
+    SAMPLES = 16       # pages that a template is chosen by
 
 cdef uint64_t NONE = ~<uint64_t>0
 cdef uint64_t PFN = (<uint64_t>1 << PM_PFN_BITS) - 1
@@ -47,9 +47,9 @@ cdef uint64_t[512] NOTHING  # zeros
 
 
 cdef inline void* _grown(void* old, int64_t* room, size_t item) noexcept nogil:
-    # Room for half as many again; NULL, and nothing changed, if memory ran out.
+    # Room for a quarter more; NULL, and nothing changed, if memory ran out.
     cdef:
-        int64_t more = room[0] + (room[0] >> 1) + 4
+        int64_t more = room[0] + (room[0] >> 2) + 4
         void* new = realloc(old, more * item)
     if new != NULL:
         room[0] = more
@@ -90,7 +90,7 @@ cdef class FrameIndex:
             free(self.templates[i].spans)
         free(self.templates)
         free(self.newest)
-        free(self.members)
+        free(self.template_of)
         free(self.alone)
         free(self.low)
         free(self.visits)
@@ -100,7 +100,9 @@ cdef class FrameIndex:
 
     cdef int begin(self, int64_t when, int32_t row, int32_t n) noexcept nogil:
         # VMAs row .. row + n - 1 are visited, at this time of the reader's clock.
-        cdef void* p
+        cdef:
+            void* p
+            int32_t i
         if self.n_visits == self.visits_room:
             p = _grown(self.visits, &self.visits_room, sizeof(Visit))
             if p == NULL:
@@ -110,6 +112,14 @@ cdef class FrameIndex:
         self.visits[self.n_visits].row = row
         self.visits[self.n_visits].n = n
         self.n_visits += 1
+        while self.n_rows + n > self.rows_room:
+            p = _grown(self.template_of, &self.rows_room, sizeof(int32_t))
+            if p == NULL:
+                return -1
+            self.template_of = <int32_t*>p
+        for i in range(n):
+            self.template_of[self.n_rows + i] = -1
+        self.n_rows += n
         return 0
 
     cdef void enter(
@@ -165,7 +175,8 @@ cdef class FrameIndex:
             if j < m:
                 # A group that differs, or the rest of a block: one by one.
                 k = min(GROUP, m - j)
-                if self._changed(page + i + j, new + j, k, counts):
+                k = self._changed(page + i + j, new + j, old + j, k, counts)
+                if k < 0:
                     return -1
                 j += k
             i += j
@@ -211,29 +222,48 @@ cdef class FrameIndex:
                 return pm_pfn(word) | SWAPPED
         return 0
 
-    cdef int _changed(
-        self, uint64_t page, const uint64_t* words, Py_ssize_t n, int64_t* counts
+    cdef Py_ssize_t _changed(
+        self,
+        uint64_t page,
+        const uint64_t* words,
+        const uint64_t* old,
+        Py_ssize_t n,
+        int64_t* counts,
     ) noexcept nogil:
+        # Words that may differ from those of the template. Returns how many were done: not all
+        # if the block moved; -1 if memory ran out.
         cdef:
             Py_ssize_t i
-            uint64_t word, old
-            Block* block
+            uint64_t word
             int failed = 0
+            uint16_t room
         for i in range(n):
+            if words[i] & TELLS == old[i]:
+                if old[i]:
+                    counts[0 if pm_present(old[i]) else 1] += 1
+                    self.pairs_ += 1
+                continue
             word = self._shared_word(words[i], counts, &failed)
+            if word == old[i]:
+                continue
             if self.now == NULL:
-                if not word:
-                    continue
                 if self._choose(page + i, words + i, self.rest - (words + i)):
                     return -1
-            old = 0
-            if self._go_to((page + i) >> BLOCK_BITS):
-                block = &self.now.blocks[self.at_block]
-                if (page + i) & (BLOCK - 1) < block.room:
-                    old = block.word[(page + i) & (BLOCK - 1)]
-            if word != old and self._put(page + i, word):
+                if self._word_at(self.now, page + i) != word and self._put(page + i, word):
+                    return -1
+                return i + 1
+            room = self._room_of(page + i)
+            if self._put(page + i, word):
                 return -1
-        return -1 if failed else 0
+            if self._room_of(page + i) != room:
+                return i + 1
+        return -1 if failed else n
+
+    cdef uint16_t _room_of(self, uint64_t page) noexcept nogil:
+        # Of the block of this page, 0 if there is none.
+        if self._go_to(page >> BLOCK_BITS):
+            return self.now.blocks[self.at_block].room
+        return 0
 
     cdef int _choose(self, uint64_t page, const uint64_t* words, Py_ssize_t n) noexcept nogil:
         # Which template of its kind this region goes on from: the one that it has most in common
@@ -243,11 +273,15 @@ cdef class FrameIndex:
             Py_ssize_t i, step = max(1, n // SAMPLES)
             int like, most = -1, sampled = 0
             uint64_t word
-            Member* grown
+            Visit* visit
         if self.kind >= self.kinds_room and self._more_kinds():
             return -1
         t = self.newest[self.kind]
         while t >= 0:
+            if self.templates[t].members == MOST_MEMBERS:
+                before = t
+                t = self.templates[t].older
+                continue
             like = sampled = 0
             i = 0
             while i < n:
@@ -275,15 +309,9 @@ cdef class FrameIndex:
             self.templates[best].older = self.newest[self.kind]
         self.newest[self.kind] = best
         self.now = &self.templates[best]
-        if self.n_members == self.members_room:
-            grown = <Member*>_grown(self.members, &self.members_room, sizeof(Member))
-            if grown == NULL:
-                return -1
-            self.members = grown
-        self.members[self.n_members].row = self.row
-        self.members[self.n_members].template_ = best
-        self.n_members += 1
-        self.ordinal = self.now.members
+        visit = &self.visits[self.n_visits - 1]
+        self.template_of[self.n_rows - visit.n + (self.row - visit.row)] = best
+        self.ordinal = <uint16_t>self.now.members
         self.now.members += 1
         self.at_block = 0
         return self._nothing(0, page)
@@ -376,10 +404,10 @@ cdef class FrameIndex:
             return -1
         block.word = <uint64_t*>p
         if block.since != NULL:
-            p = realloc(block.since, room * sizeof(uint32_t))
+            p = realloc(block.since, room * sizeof(uint16_t))
             if p == NULL:
                 return -1
-            block.since = <uint32_t*>p
+            block.since = <uint16_t*>p
         for i in range(block.room, room):
             block.word[i] = 0
             if block.since != NULL:
@@ -408,7 +436,7 @@ cdef class FrameIndex:
             block.since = NULL
             block.since_all = self.ordinal
         elif block.since == NULL and block.since_all != self.ordinal:
-            block.since = <uint32_t*>malloc(block.room * sizeof(uint32_t))
+            block.since = <uint16_t*>malloc(block.room * sizeof(uint16_t))
             if block.since == NULL:
                 return -1
             for i in range(block.room):
@@ -419,7 +447,7 @@ cdef class FrameIndex:
         block.live += word != 0
         return 0
 
-    cdef int _end_span(self, uint64_t word, uint32_t first) noexcept nogil:
+    cdef int _end_span(self, uint64_t word, uint16_t first) noexcept nogil:
         # The members from `first` to the one before this had the frame.
         cdef:
             Template* t = self.now
@@ -563,12 +591,12 @@ cdef class FrameIndex:
             int32_t i, b
             Template* t
         total = self.templates_room * <int64_t>sizeof(Template) + 4 * <int64_t>self.kinds_room
-        total += self.members_room * <int64_t>sizeof(Member)
+        total += 4 * self.rows_room
         total += self.alone_room * <int64_t>sizeof(Alone) + 4 * self.low_room
         total += self.visits_room * <int64_t>sizeof(Visit)
         for i in range(self.n_templates):
             t = &self.templates[i]
             total += t.blocks_room * <int64_t>sizeof(Block) + t.spans_room * <int64_t>sizeof(Span)
             for b in range(t.n_blocks):
-                total += t.blocks[b].room * (8 if t.blocks[b].since == NULL else 12)
+                total += t.blocks[b].room * (8 if t.blocks[b].since == NULL else 10)
         return total

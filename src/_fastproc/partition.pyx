@@ -17,8 +17,11 @@ from _fastproc.frames cimport (
     Block,
     FrameIndex,
     Template,
+    Visit,
     kind_of,
 )
+
+from itertools import pairwise
 
 import numpy as np
 
@@ -177,29 +180,28 @@ cdef class Partition:
         # and template, and the row of each member. Sets `region`.
         cdef:
             FrameIndex index
-            int64_t total = 0, members = 0, i, n = self.n_rows
+            int64_t total = 0, members, i, k, at, n = self.n_rows
             int32_t t, row
+            Visit* visit
         kinds, numbers, which = [], [], []
-        for k, one in enumerate(self.indexes):
+        for number, one in enumerate(self.indexes):
             index = one
             mine = np.empty(index.n_templates, np.int32)
             sizes = np.empty(index.n_templates, np.int64)
             _describe(index, mine, sizes)
             kinds.append(mine)
             numbers.append(sizes)
-            which.append(np.full(len(mine), k, np.int32))
-            members += index.n_members
-        if members > 0x7FFFFFFF or n > 0x7FFFFFFF:
-            raise ValueError("more than 2**31 regions")
+            which.append(np.full(len(mine), number, np.int32))
+        if n > 0x7FFFFFFF:
+            raise ValueError(f"{n} regions")
         kind = np.concatenate([np.empty(0, np.int32), *kinds])
         order = np.argsort(kind, kind="stable")
         size = np.concatenate([np.empty(0, np.int64), *numbers])
         base = np.empty(len(size), np.int64)
         base[order] = np.cumsum(size[order]) - size[order]
-        starts = np.concatenate([[0], np.cumsum([len(k) for k in kinds])]).astype(np.int64)
-        bases = [
-            np.ascontiguousarray(base[starts[k]:starts[k + 1]]) for k in range(len(kinds))
-        ]
+        starts = np.concatenate([[0], np.cumsum([len(mine) for mine in kinds])]).astype(np.int64)
+        bases = [base[a:b] for a, b in pairwise(starts)]
+        members = size.sum()
         row_of = np.empty(members, np.int32)
         region = np.full(n, -1, np.int32)
         cdef:
@@ -208,28 +210,32 @@ cdef class Partition:
         for one, mine in zip(self.indexes, bases, strict=True):
             index = one
             next_ = mine.copy()
-            for i in range(index.n_members):
-                row = index.members[i].row
-                t = index.members[i].template_
-                if not 0 <= row < n:
-                    raise ValueError(f"row {row} of {n}")
-                if region_[row] != -1:
-                    raise ValueError(f"row {row} was visited twice")
-                region_[row] = 0
-                row_[next_[t]] = row
-                next_[t] += 1
+            at = 0
+            for i in range(index.n_visits):
+                visit = &index.visits[i]
+                if visit.row + visit.n > n:
+                    raise ValueError(f"row {visit.row + visit.n - 1} of {n}")
+                for k in range(visit.n):
+                    row = visit.row + <int32_t>k
+                    if region_[row] != -1:
+                        raise ValueError(f"row {row} was visited twice")
+                    region_[row] = -2
+                    t = index.template_of[at + k]
+                    if t >= 0:
+                        row_[next_[t]] = row
+                        next_[t] += 1
+                        region_[row] = -3
+                at += visit.n
         total = 0
         for i in range(members):
-            row = row_[i]
-            if keep[row]:
-                region_[row] = <int32_t>total
+            if keep[row_[i]]:
+                region_[row_[i]] = <int32_t>total
                 total += 1
-            else:
-                region_[row] = -2
+        # Then those that share nothing, as they come.
         for i in range(n):
-            if region_[i] == -2:
+            if not keep[i]:
                 region_[i] = -1
-            elif region_[i] == -1 and keep[i]:
+            elif region_[i] < 0 and region_[i] != -3:
                 region_[i] = <int32_t>total
                 total += 1
         self.region = region
@@ -369,8 +375,6 @@ cdef class Partition:
         for one in self.indexes:
             index = one
             for i in range(index.n_alone):
-                if not 0 <= index.alone[i].row < self.n_rows:
-                    raise ValueError(f"row {index.alone[i].row} of {self.n_rows}")
                 count[index.alone[i].row] += _end(index, i) - index.alone[i].at
             if several.n:
                 with nogil:
@@ -401,8 +405,7 @@ cdef class Partition:
             index = one
             for i in range(index.n_visits):
                 for j in range(index.visits[i].n):
-                    if index.visits[i].row + j < self.n_rows:
-                        when[index.visits[i].row + j] = index.visits[i].when
+                    when[index.visits[i].row + j] = index.visits[i].when
             n_alone += _seen_alone(index, several, &when[0], NULL)
         alone = <Sighting*>malloc((n_alone + 1) * sizeof(Sighting))
         if alone == NULL:

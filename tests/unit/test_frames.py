@@ -2,6 +2,7 @@
 
 import gc
 import os
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -281,6 +282,38 @@ def test_more_families_than_templates():
     random = Random(7)
     bases = [[entry(1000 * f + i + 1) for i in range(600)] for f in range(12)]
     compare([[(0, False, mutated(random, bases[random.randrange(12)]))] for _ in range(60)])
+
+
+def test_threads_with_an_index_each_find_what_one_finds():
+    """Thirty rounds at the same time: nothing of an index is another's."""
+    random = Random(11)
+    base = [entry(i + 1) for i in range(3000)]
+    spaces = [[(0, False, mutated(random, base)), (1, False, base)] for _ in range(24)]
+    found = compare(spaces)
+    keep = np.ones(48, np.uint8)
+
+    def read(k):
+        index = FrameIndex()
+        for when in range(k, 24, 4):
+            visit(index, spaces[when], 2 * when, when)
+        return index
+
+    with ThreadPoolExecutor(4) as workers:
+        for _ in range(30):
+            again = Partition(list(workers.map(read, range(4))), keep)
+            assert partition(again) == partition(found)
+            assert again.replaced == found.replaced
+
+
+def test_more_members_than_a_template_has():
+    """65535 of a kind are full: the next one begins another, and all share all the same."""
+    n = 65_537
+    index = FrameIndex()
+    ones, ptr = np.ones(n, np.int32), np.arange(n + 1)
+    index.visit(ones, ones.astype(np.uint8), ptr, np.full(n, entry(7), np.uint64))
+    found = Partition([index], np.ones(n, np.uint8))
+    assert (found.first.tolist(), found.last.tolist()) == ([0], [n - 1])
+    assert (found.pages.tolist(), found.region.tolist()) == ([1], list(range(n)))
 
 
 def test_pages_far_apart_and_in_falling_blocks():
