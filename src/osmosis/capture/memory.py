@@ -397,7 +397,9 @@ class MemoryReader:
         if reused:
             why = "frames were freed and reused while the capture ran: not counted as shared"
             self.ledger.add(HOST, SOURCE, Status.READ, why, reused)
-        made, number = objects.merge_equal(checked.objects)
+        made, number = raw, np.arange(len(raw))  # no two are alike
+        if checked.objects is not raw:
+            made, number = objects.merge_equal(checked.objects)
         if not self.keep_frames:
             n = len(made)
             return made, {"class_frame_indptr": np.zeros(n + 1), "frame_pfn": np.empty(0)}
