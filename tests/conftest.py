@@ -15,6 +15,7 @@ CAP_SYS_ADMIN, CAP_SYS_PTRACE = 21, 19
 REQUIRED = os.environ.get("OSMOSIS_LIVE") == "1"
 
 sys.path.insert(0, str(Path(__file__).parent / "live"))  # children.py, for every live test
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks.evaluation
 
 
 # A loaded machine is not a slow function; an ordinary user may not own the working tree.

@@ -61,7 +61,8 @@ class Bubblewrap:
         pids = []
         for wanted, argv, options in argvs:
             line = (*user, "bwrap", *box, *options, *argv)
-            pids.append(below(stage.spawn(*line, log=self.name, cwd="/").pid, wanted))
+            log = f"{self.name}-{wanted[0]}"  # of its own: a common file would be shared
+            pids.append(below(stage.spawn(*line, log=log, cwd="/").pid, wanted))
         workload.writes(socket=str(shared / "kvs.sock"))
         shims = [parent(parent(p)) for p in pids]
         self._instances = Instances.of(pids, {"shim": shims})

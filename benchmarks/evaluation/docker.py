@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.evaluation import workload
@@ -40,7 +40,7 @@ class Variant:
     host_network: bool = False
     daemon: tuple[str, ...] = ()  # options of dockerd
     reason: str = ""
-    files: tuple[str, ...] = field(default=())  # volumes made first
+    volume: str = ""  # made first; the database keeps its log of changes there, in /shared
 
 
 VARIANTS: dict[str, Variant] = {
@@ -49,7 +49,7 @@ VARIANTS: dict[str, Variant] = {
     "docker-network-host": Variant(every=("--network=host",), host_network=True),
     "docker-ipc-container": Variant(db=("--ipc=shareable",), app=("--ipc=container:db",)),
     "docker-volume": Variant(
-        db=("--volume=shared:/shared",), app=("--volume=shared:/shared",), files=("shared",)
+        db=("--volume=shared:/shared",), app=("--volume=shared:/shared",), volume="shared"
     ),
     "docker-socket": Variant(app=("--volume={socket}:/var/run/docker.sock",)),
     "docker-privileged": Variant(app=("--privileged",)),
@@ -87,11 +87,12 @@ class Docker:
         v = self._possible()
         for network in v.networks:
             self._docker("network", "create", network)
-        for volume in v.files:
-            self._docker("volume", "create", volume)
+        if v.volume:
+            self._docker("volume", "create", v.volume)
         port = workload.free_port() if v.host_network else 6379
         address = "127.0.0.1"
-        self._run("db", v.db, workload.database(port))
+        keep = "/shared" if v.volume else ""
+        self._run("db", v.db, workload.database(port, keep=keep))
         if not v.host_network:
             address = self._inspect(
                 "db", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"

@@ -44,11 +44,13 @@ def pids_of(instances: Instances, host: list[int]) -> list[int]:
     return sorted(wanted | set(host))
 
 
-def capture(pids: list[int] | None, instances: Instances, **facts: Any) -> Snapshot:
+def capture(
+    pids: list[int] | None, instances: Instances, work: Path | None = None, **facts: Any
+) -> Snapshot:
     """Take a snapshot, with the roles inside and names of this machine taken out."""
     found = osmosis.capture(pids)
     host = {**found.host, "roles": instances.roles(), "containers": instances.containers}
-    return publish(Snapshot(found.columns, {**host, **facts}))
+    return publish(Snapshot(found.columns, {**host, **facts}), work)
 
 
 def measure(name: str, work: Path, out: Path, *, whole: bool = False) -> dict[str, Any]:
@@ -74,7 +76,8 @@ def measure(name: str, work: Path, out: Path, *, whole: bool = False) -> dict[st
         }
         said |= facts | {"roles": instances.roles(), "containers": instances.containers}
         at = time.monotonic()
-        snapshot = capture(None if whole else pids_of(instances, beside), instances, **facts)
+        chosen = None if whole else pids_of(instances, beside)
+        snapshot = capture(chosen, instances, work, **facts)
         said["capture_s"] = round(time.monotonic() - at, 2)
         said["processes"] = snapshot.n_processes
         path = out / f"{name}.osm"

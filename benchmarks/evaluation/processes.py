@@ -37,8 +37,10 @@ class Processes:
             workload.bystander(),
         )
         started: list[Handle] = [
-            stage.spawn("chroot", f"--userspec={uid}:{uid}", tree, *argv, log=self.name, cwd="/")
-            for uid, argv in zip(ids, argvs, strict=True)
+            stage.spawn(
+                "chroot", f"--userspec={uid}:{uid}", tree, *argv, log=f"{self.name}-{part}", cwd="/"
+            )
+            for part, uid, argv in zip(("db", "app", "bystander"), ids, argvs, strict=True)
         ]
         pids = [below(h.pid, c) for h, c in zip(started, PROGRAMS, strict=True)]
         workload.writes(port=port)

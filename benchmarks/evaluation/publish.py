@@ -22,6 +22,7 @@ from osmosis.snapshot import Snapshot
 __all__ = ["publish"]
 
 CACHE = b"/var/cache/osmosis"  # whoever's home the cache is in
+WORK = b"/var/tmp/osmosis-evaluation"  # wherever the mechanisms had their folders
 HOST = "host"
 BOOT = "00000000-0000-4000-8000-000000000000"
 # Directories of Debian, of the runtimes and of this evaluation: below them all may stay.
@@ -89,9 +90,12 @@ class _Names:
         return TOKEN.sub(lambda found: self.path(found[0]), text)
 
 
-def publish(snapshot: Snapshot) -> Snapshot:
-    """Return *snapshot* without names of this machine; publishing twice changes nothing."""
-    names = _Names(_renames(), str(snapshot.host.get("hostname") or "").encode())
+def publish(snapshot: Snapshot, work: Path | None = None) -> Snapshot:
+    """Return *snapshot* without names of this machine; publishing twice changes nothing.
+
+    *work* is the folder that the mechanisms worked in.
+    """
+    names = _Names(_renames(work), str(snapshot.host.get("hostname") or "").encode())
     paths = {row for column in PATHS.split() for row in snapshot[column].tolist()}
     sources = set(snapshot["mount_source"].tolist())
     kinds = {t.encode() for t in snapshot.texts("mount_kind")} | SOURCES
@@ -118,9 +122,13 @@ def publish(snapshot: Snapshot) -> Snapshot:
     return Snapshot(columns, _host(snapshot))
 
 
-def _renames() -> list[tuple[bytes, bytes]]:
-    cache = cache_dir()
-    return [(os.fsencode(path), CACHE) for path in {cache, Path(os.path.realpath(cache))}]
+def _renames(work: Path | None) -> list[tuple[bytes, bytes]]:
+    places = [(cache_dir(), CACHE), *([(work, WORK)] if work else [])]
+    return [
+        (os.fsencode(name), new)
+        for path, new in places
+        for name in {os.path.abspath(path), os.path.realpath(path)}
+    ]
 
 
 def _host(snapshot: Snapshot) -> dict[str, Any]:

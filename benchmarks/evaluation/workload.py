@@ -41,12 +41,16 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def database(port: int = 6379, socket: str | None = None) -> list[str]:
-    """Return the command of the database: no file is written; a socket takes the port's place."""
+def database(port: int = 6379, socket: str | None = None, keep: str = "") -> list[str]:
+    """Return the command of the database: it writes no file, or with *keep* its log of changes.
+
+    A socket takes the port's place.
+    """
     where = ["--port", str(port), "--bind", "0.0.0.0", "--protected-mode", "no"]
     if socket:
         where = ["--port", "0", "--unixsocket", socket, "--unixsocketperm", "777"]
-    return [*DB, *where, "--save", "", "--appendonly", "no", "--dir", "/tmp"]
+    logged = ["--appendonly", "yes", "--dir", keep] if keep else ["--appendonly", "no"]
+    return [*DB, *where, "--save", "", *(logged if keep else [*logged, "--dir", "/tmp"])]
 
 
 def application(host: str = "127.0.0.1", port: int = 6379, socket: str | None = None) -> list[str]:

@@ -1,16 +1,11 @@
 """The saved snapshots of the evaluation, for the tests that read them."""
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
+from benchmarks.evaluation.saved import snapshots
 
 from osmosis.errors import SnapshotError
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from benchmarks.evaluation.saved import snapshots
 
 
 def load():

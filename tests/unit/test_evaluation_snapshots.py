@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from benchmarks.evaluation.mechanisms import MECHANISMS
 from benchmarks.evaluation.publish import publish
 from benchmarks.evaluation.saved import SAVED
@@ -20,7 +15,7 @@ SNAPSHOTS = load()
 # What Debian has, what a runtime makes below /run and /var, and the evaluation's own two folders.
 PUBLIC = re.compile(
     r"/+(?:bin|dev|etc|lib|proc|sbin|sys|usr|run|var/(?:cache|lib|tmp)|docker|libpod_parent|payload"
-    r"|supervisor|tmp|mnt|root/(?:\.apptainer|dev|etc|lib\w*|proc|sys|tmp|usr|x\d+))(?:/|$)"
+    r"|supervisor|tmp|mnt|shared|root/(?:\.apptainer|dev|etc|lib\w*|proc|sys|tmp|usr|x\d+))(?:/|$)"
 )
 SHORT = re.compile(r"(?:/[\w#.-]+)?/*|(?:/x\d+)+|/\d+/\w+")
 PRIVATE = re.compile(r"/(?:home|work|srv|opt|media)/|\.git\b|pytest|\.venv|TOKEN|SECRET|PASSWORD")
