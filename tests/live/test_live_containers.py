@@ -76,7 +76,7 @@ def case(
                 pytest.fail(f"OSMOSIS_LIVE=1, but: {exc}", pytrace=False)
             pytest.skip(str(exc))
         liars = [lie(work, name) for name in ("containerd-shim", "dockerd", "conmon")]
-        found = osmosis.capture(sources=["namespaces"])
+        found = osmosis.capture(sources=["namespaces", "files", "sockets"])
         host = {**found.host, "roles": instances.roles(), "containers": instances.containers}
         snapshot = Snapshot(found.columns, host)
         row = {pid: i for i, pid in enumerate(snapshot["process_pid"].tolist())}
@@ -139,6 +139,54 @@ def test_given_roles_are_kept(case):
 def test_an_ordinary_users_liar_has_no_role_of_the_runtime(case):
     assert [case(pid, "role") for pid in case.liars] == ["host-user"] * 3
     assert {case(pid, "monitors") for pid in case.liars} == {()}
+
+
+@pytest.fixture
+def pretender():
+    """A user with a sandbox of its own, and processes with a runtime's names and arguments."""
+    if shutil.which("bwrap") is None:
+        if os.environ.get("OSMOSIS_LIVE") == "1":
+            pytest.fail("OSMOSIS_LIVE=1, but bwrap is not installed", pytrace=False)
+        pytest.skip("bwrap is not installed: apt-get install bubblewrap")
+    work = Path("/var/tmp") / f"osmosis-pretender-{os.getpid()}"
+    work.mkdir()
+    work.chmod(0o755)
+    as_user = {"user": LIAR_UID, "group": LIAR_UID, "extra_groups": [], "stdin": subprocess.PIPE}
+    started: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        box = ["bwrap", "--unshare-user", "--unshare-pid", "--ro-bind", "/", "/", "--dev", "/dev"]
+        started["box"] = subprocess.Popen([*box, "sleep", "1000000"], cwd="/", **as_user)
+        for name in ("dockerd", "slirp4netns", "conmon"):
+            started[name] = lie(work, name)
+        shutil.copy("/bin/bash", work / "runsc")
+        for verb in ("boot", "gofer"):
+            fake = [work / "runsc", "-c", "echo; read x; :", "runsc", verb, "--bundle=/b/db"]
+            started[verb] = subprocess.Popen(
+                ["unshare", "-Urm", *fake], cwd="/", stdout=subprocess.PIPE, **as_user
+            )
+            assert started[verb].stdout is not None
+            assert started[verb].stdout.readline() == b"\n"
+        yield {name: child.pid for name, child in started.items()}
+    finally:
+        for child in started.values():
+            child.kill()
+            child.communicate()
+        shutil.rmtree(work)
+
+
+def test_a_user_with_a_sandbox_gets_no_role_by_names(pretender):
+    """Its own powers are a user's, whatever it calls its processes."""
+    snapshot = osmosis.capture()
+    named = roles.name(snapshot)
+    row = {pid: i for i, pid in enumerate(snapshot["process_pid"].tolist())}
+    got = {name: named.role[row[pid]] for name, pid in pretender.items()}
+
+    lies = dict.fromkeys(("dockerd", "slirp4netns", "conmon"), "host-user")
+    assert got == {"box": "shim", **lies, "boot": "container", "gofer": "container"}
+    assert named.container_runtime[row[pretender["boot"]]] == "namespaces"
+    model = snapshot.model()
+    between = model.isolation(f"pid:{os.getpid()}", f"pid:{pretender['boot']}")
+    assert between["vm"].state == "unknown"
 
 
 @pytest.fixture(scope="module")

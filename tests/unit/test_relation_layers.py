@@ -162,3 +162,9 @@ def test_nothing_known_is_nothing_separated():
     found = isolation(build(plain.snapshot()), np.array([1]), np.array([2]))
     assert {k for k, v in found.items() if v.state == "separated"} == set()
     assert {k for k, v in found.items() if v.state == "shared"} == {"mac"}
+
+
+def test_a_sandbox_by_its_own_word_decides_nothing():
+    plain = Plain(2, **HOST).set("process_exe", ["/usr/bin/a", "/home/ann/runsc"])
+    plain.set("process_root_dev", [1, 1]).set("process_root_inode", [2, 2])
+    assert state(plain.snapshot(), "vm", 0, 1) == "unknown"

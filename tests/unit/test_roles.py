@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from osmosis.relations.cgroup_path import read_cgroup
 from osmosis.relations.cmdline import monitor
-from osmosis.relations.roles import Roles, name, read_cgroup
-from osmosis.schema import COLUMNS, NO_ID
+from osmosis.relations.roles import Roles, name
+from osmosis.schema import COLUMNS, NO_ID, OpenKind
 from osmosis.snapshot import Snapshot, StringPool, empty_columns
 
 ID = "c0de52e6356f1b91199c132de6b7bce0c4ac1040dd97fd2be12d58f7cc4522d3"
@@ -35,12 +36,38 @@ class P:
     root: tuple[int, int] = (65024, 2)
     comm: str = "x"
     uids: tuple[int, int, int] | None = None
+    seccomp: int = 0
+    does: str | None = None  # "listen", "udp", "tun", "fuse", "idle"; None: not captured
 
 
 @dataclass
 class Host:
     rows: list[P]
     facts: dict[str, Any] = field(default_factory=dict)
+    owners: dict[int, int] = field(default_factory=dict)  # of user namespaces: uid that made it
+
+    @staticmethod
+    def work(rows: list[P], columns: dict[str, Any]) -> None:
+        """Give each process whose work is known one socket, device, or both."""
+        held = [(r, p.does) for r, p in enumerate(rows) if p.does is not None]
+        n = len(held)
+
+        def table(what: str, size: int, **values: Any) -> None:
+            for full, column in COLUMNS.items():
+                if column.table == what and column.indptr is None:
+                    missing = -1 if column.refers else 0
+                    given = values.get(full.removeprefix(f"{what}_"), missing)
+                    columns[full] = np.broadcast_to(np.array(given, column.dtype), (size,)).copy()
+
+        inodes = np.arange(1, n + 1)
+        states = [10 if does == "listen" else 7 for _, does in held]
+        types = [2 if does == "udp" else 1 for _, does in held]
+        table("socket", n, inode=inodes, family=2, state=states, type=types, local_port=53)
+        table("open", n, kind=OpenKind.SOCKET, inode=inodes)
+        table("fd", n, process=[r for r, _ in held], open=np.arange(n))
+        for device, work in (("tap", "tun"), ("fuse", "fuse")):
+            who = [r for r, does in held if does == work]
+            table(device, len(who), process=who)
 
     def snapshot(self) -> Snapshot:
         rows = sorted(self.rows, key=lambda p: p.pid)
@@ -82,6 +109,11 @@ class Host:
         columns["namespace_parent"] = np.full(top, 1, "<i4")
         columns["namespace_parent"][:3] = -1
         columns["namespace_user"] = np.full(top, -1, "<i4")
+        columns["namespace_owner"] = np.array(
+            [self.owners.get(k, NO_ID) for k in range(top)], "<u4"
+        )
+        put("seccomp", [p.seccomp for p in rows])
+        self.work(rows, columns)
         return Snapshot({**columns, **pool.columns()}, self.facts)
 
     def roles(self) -> Named:
@@ -269,8 +301,9 @@ def test_rootless_podman_without_cgroups():
     user, inner = (3, 1, 5), (6, 7, 5)
     h = host(
         P(40, 1, "/usr/bin/podman", ("podman",), ns=user, uid=1001),
-        P(41, 1, "/usr/bin/slirp4netns", ("slirp4netns", "-c"), ns=(9, 1, 5), uid=1001),
-        P(42, 1, "/usr/lib/podman/rootlessport", ("rootlessport",), ns=user, uid=1001),
+        P(41, 1, "/usr/bin/slirp4netns", ("slirp4netns",), ns=(9, 1, 5), uid=1001, does="tun"),
+        P(42, 1, "/usr/lib/podman/rootlessport", (), ns=user, uid=1001, does="listen"),
+        P(43, 42, "/usr/lib/podman/rootlessport", (), ns=user, uid=1001, does="idle"),
         conmon(50, ID, "web", ns=user, uid=1001),
         P(51, 50, "/usr/bin/redis-server", ("redis",), ns=inner, uid=1001, root=(65024, 99)),
         P(52, 51, "/usr/bin/sh", ("sh",), ns=inner, uid=101000, root=(65024, 99)),
@@ -280,8 +313,8 @@ def test_rootless_podman_without_cgroups():
     assert [h(p) for p in (40, 41, 42, 50, 51, 52)] == [None] * 4 + ["web", "web"]
     assert h(52, "aliases") == ("web", ID[:12], ID)
     assert h(51, "container_runtime") == "podman"
-    want = ["helper", "network", "network", "shim", "container"]
-    assert [h(p, "role") for p in (40, 41, 42, 50, 51)] == want
+    want = ["helper", "network", "network", "network", "shim", "container"]
+    assert [h(p, "role") for p in (40, 41, 42, 43, 50, 51)] == want
     assert (h(51, "user"), h(52, "user")) == ("ann", "101000")
 
 
@@ -399,14 +432,31 @@ def test_lxc():
 RUNSC = "/usr/bin/runsc"
 
 
-def gvisor(gofer_ns: tuple[int, int, int]) -> Named:
+def gvisor(gofer_ns: tuple[int, int, int], seccomp: int = 2) -> Named:
     boot = ("runsc-sandbox", "--root=/r", "boot", "--bundle=/b", ID)
+    gofer = ("runsc-gofer", "--root=/r", "gofer")
     return host(
         shim(50, ID),
-        P(51, 50, RUNSC, ("runsc-gofer", "--root=/r", "gofer"), ns=gofer_ns, root=(39, 7)),
-        P(52, 50, RUNSC, boot, ns=(6, 1, 2), root=(43, 1)),
+        P(51, 50, RUNSC, gofer, ns=gofer_ns, root=(39, 7), seccomp=seccomp),
+        P(52, 50, RUNSC, boot, ns=(6, 1, 2), root=(43, 1), seccomp=seccomp),
         P(53, 52, RUNSC, (), ns=(6, 1, 2), root=(43, 1)),
     )
+
+
+def test_a_users_sandbox_below_a_parent_that_is_root():
+    """cron, su: a user's process has root for a parent, and names of its own."""
+    some = {"uid": 1000, "seccomp": 2}
+    rows = [
+        P(1, 0, "/usr/lib/systemd/systemd", ("/sbin/init",)),
+        P(50, 1, "/usr/sbin/cron", ("cron",)),
+        P(51, 50, RUNSC, ("runsc", "gofer"), ns=(3, 4, 9), root=(39, 7), **some),
+        P(52, 50, RUNSC, ("runsc", "boot", ID), ns=(6, 5, 9), root=(43, 1), **some),
+    ]
+
+    h = Host(rows, owners={9: 1000}).roles()
+
+    assert [h(p, "role") for p in (51, 52)] == ["container", "container"]
+    assert h(52, "container_runtime") == "namespaces"
 
 
 def test_gvisor_under_docker():
@@ -417,8 +467,15 @@ def test_gvisor_under_docker():
     assert {h(p, "container_runtime") for p in (51, 52, 53)} == {"gvisor"}
 
 
-def test_an_image_with_a_program_called_runsc_is_no_sentry():
-    h = gvisor((6, 1, 2))  # both in the container's one mount namespace
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"gofer_ns": (6, 1, 2)},  # both in the container's one mount namespace
+        {"gofer_ns": (3, 4, 2), "seccomp": 0},  # neither filters its system calls
+    ],
+)
+def test_an_image_with_a_program_called_runsc_is_no_sentry(lie):
+    h = gvisor(**lie)
 
     assert [h(p, "role") for p in (51, 52)] == ["container", "container"]
     assert h(52, "container_runtime") == "docker"
@@ -437,15 +494,36 @@ def test_a_hypervisor_is_one_where_root_put_it(exe, role):
     assert host(P(50, 1, exe, ("x",)))(50, "role") == role
 
 
-def test_gvisor_alone():
+def gvisor_alone(uid: int, owner: int | None = None) -> Named:
+    """A sentry and a gofer that init has adopted: of *uid*, in a user namespace by *owner*."""
+    user = 2 if owner is None else 9
     boot = ("runsc-sandbox", "--root=/r", "boot", "--bundle=/b", "web")
-    h = host(
-        P(51, 1, RUNSC, ("runsc-gofer", "gofer", "--bundle=/b/web"), ns=(3, 4, 2), root=(39, 7)),
-        P(52, 1, RUNSC, boot, ns=(6, 5, 2), root=(43, 1)),
-    )
+    gofer = ("runsc-gofer", "gofer", "--bundle=/b/web")
+    init = P(1, 0, "/usr/lib/systemd/systemd", ("/sbin/init",), "0::/init.scope\n")
+    some = {"uid": uid, "seccomp": 2}
+    rows = [
+        init,
+        P(51, 1, RUNSC, gofer, ns=(3, 4, user), root=(39, 7), **some),
+        P(52, 1, RUNSC, boot, ns=(6, 5, user), root=(43, 1), **some),
+    ]
+    return Host(rows, owners={} if owner is None else {9: owner}).roles()
+
+
+@pytest.mark.parametrize(("uid", "owner"), [(0, None), (65534, 0)])
+def test_gvisor_alone(uid, owner):
+    h = gvisor_alone(uid, owner)
 
     assert (h(51), h(52)) == ("web", "web")
     assert [h(p, "role") for p in (51, 52)] == ["gofer", "sentry"]
+    assert h(52, "container_runtime") == "gvisor"
+
+
+@pytest.mark.parametrize(("uid", "owner"), [(1000, None), (1000, 1000), (0, 1000), (1000, NO_ID)])
+def test_a_users_own_sandbox_is_no_sentry_by_its_word(uid, owner):
+    h = gvisor_alone(uid, owner)
+
+    assert [h(p, "role") for p in (51, 52)] == ["container", "container"]
+    assert {h(p, "container_runtime") for p in (51, 52)} == {"namespaces"}
 
 
 def test_a_gofer_is_in_the_container_of_the_sentry_of_its_bundle():
@@ -453,8 +531,8 @@ def test_a_gofer_is_in_the_container_of_the_sentry_of_its_bundle():
         boot = ("runsc-sandbox", "boot", f"--bundle={bundle}", ident)
         gofer = ("runsc-gofer", "gofer", "--bundle", bundle)
         return (
-            P(pid, 1, RUNSC, gofer, ns=(pid, 4, 2), root=(39, 7)),
-            P(pid + 1, 1, RUNSC, boot, ns=(pid + 1, 5, 2), root=(43, 1)),
+            P(pid, 1, RUNSC, gofer, ns=(pid, 4, 2), root=(39, 7), seccomp=2),
+            P(pid + 1, 1, RUNSC, boot, ns=(pid + 1, 5, 2), root=(43, 1), seccomp=2),
         )
 
     h = host(*pair(51, "/run/b", "web"), *pair(61, "/run/c", "db"))
@@ -523,6 +601,56 @@ def test_an_ordinary_users_shim_is_no_shim():
     assert [h(p, "role") for p in (60, 61, 62)] == ["host-user"] * 3
     assert h(63, "role") == "host-root"  # neither comm nor argv makes a daemon
     assert (h(50, "monitors"), h(60, "monitors")) == ((ID[:12],), ())
+
+
+NAMES = (
+    *("dockerd", "containerd", "podman", "crio", "slirp4netns", "docker-proxy", "rootlesskit"),
+    *("rootlessport", "pasta", "conmon", "containerd-shim-runc-v2", "fuse-overlayfs", "catatonit"),
+)
+
+
+@pytest.mark.parametrize("exe", NAMES)
+@pytest.mark.parametrize("does", [None, "idle"])
+def test_a_user_with_a_container_gets_no_role_by_a_name(exe, does):
+    lie = P(60, 1, f"/usr/bin/{exe}", (exe, "system", "service"), uid=1000, does=does, comm=exe)
+    h = host(conmon(50, ID, "web", uid=1000, ns=(3, 1, 5)), P(51, 50, ns=(6, 7, 5), uid=1000), lie)
+
+    assert h(50, "role") == "shim"
+    assert h(60, "role") == "host-user"
+
+
+@pytest.mark.parametrize(
+    ("exe", "role"), [("dockerd", "daemon"), ("slirp4netns", "network"), ("conmon", "shim")]
+)
+def test_roots_word_is_taken_where_its_work_was_not_captured(exe, role):
+    path = f"/usr/bin/{exe}"
+
+    assert host(P(60, 1, path))(60, "role") == role
+    assert host(P(60, 1, path, does="listen"))(60, "role") == role
+    assert host(P(60, 1, path, does="idle"))(60, "role") == "host-root"  # a copy of sleep
+
+
+def test_a_program_that_runs_as_root_for_a_user_is_not_the_daemon():
+    h = host(P(60, 1, "/home/ann/dockerd", ("dockerd",), uids=(1000, 0, 0), does="listen"))
+
+    assert h(60, "role") == "host-root"
+
+
+def test_the_work_of_a_rootless_daemon():
+    inner = {"ns": (3, 1, 5), "uid": 1000, "does": "listen"}
+    h = host(
+        P(40, 1, "/usr/bin/rootlesskit", ("rootlesskit",), uid=1000, does="listen"),
+        P(41, 40, "/usr/bin/rootlesskit", ("/proc/self/exe",), **{**inner, "does": "idle"}),
+        P(42, 41, "/usr/bin/dockerd", ("dockerd",), **inner),
+        P(43, 42, "/usr/bin/containerd", ("containerd",), **inner),
+        P(44, 40, "/usr/bin/slirp4netns", ("slirp4netns",), uid=1000, does="tun"),
+        P(45, 42, "/usr/bin/docker-proxy", ("docker-proxy",), **{**inner, "does": "udp"}),
+        shim(50, ID, **inner),
+        P(51, 50, ns=(6, 7, 5), uid=1000),
+    )
+
+    want = ["daemon", "daemon", "daemon", "daemon", "network", "network", "shim", "container"]
+    assert [h(p, "role") for p in (40, 41, 42, 43, 44, 45, 50, 51)] == want
 
 
 def test_a_users_own_container_cannot_take_anothers_name():

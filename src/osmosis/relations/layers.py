@@ -292,7 +292,7 @@ def _vm(snap: Snapshot, named: Roles) -> Fact:
         name, what = basename(exe), ""
         if named.container_runtime[p] == "gvisor":
             what = f"the sandbox of {named.container[p]}"
-        elif row < 0:
+        elif row < 0 or name.startswith("runsc"):  # so it says: see relations.roles
             what = "?"
         elif is_hypervisor(name):
             pid = int(snap["process_pid"][p])

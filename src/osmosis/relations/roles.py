@@ -12,18 +12,19 @@ A pure function of snapshot columns; no daemon is asked. What decides, strongest
   their own mount table over the same root.
 
 comm is never read: any process sets it as it likes. An executable's name and the arguments are
-the process's own words as well, so they only tell *which* runtime a structure belongs to, and
-make a daemon or helper only of a process that is root or is the monitor of its own containers.
+the process's own words as well, so they only tell *which* runtime a structure belongs to. A
+daemon, a network helper or a monitor without a container is what it says only if it does that
+work, too (``relations.serving``): it listens, or it holds the tun or fuse device. Where the
+sockets were not captured root's word is taken, and a user's is not.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
+from osmosis.relations.cgroup_path import HEX64, CgroupFacts, read_cgroup
 from osmosis.relations.cmdline import (
     SYSTEM,
     Monitor,
@@ -33,10 +34,11 @@ from osmosis.relations.cmdline import (
     monitor,
     words,
 )
+from osmosis.relations.serving import serving
 from osmosis.schema import NO_ID
 from osmosis.snapshot import Snapshot
 
-__all__ = ["DAEMONS", "NETWORK", "CgroupFacts", "Roles", "name", "read_cgroup"]
+__all__ = ["DAEMONS", "NETWORK", "Roles", "name"]
 
 # Executables that manage containers for others, or connect them. Only names: see the module.
 DAEMONS = words(
@@ -44,25 +46,17 @@ DAEMONS = words(
     "balena-engine-daemon buildkitd cri-dockerd kubelet systemd-machined rootlesskit "
     "k3s-server"
 )
+_ON_THE_BUS = words("systemd-machined")  # listens nowhere
 NETWORK = words(
     "slirp4netns pasta pasta.avx2 passt passt.avx2 docker-proxy rootlessport vpnkit "
     "gvproxy netavark aardvark-dns rootlesskit-docker-proxy lxc-user-nic"
 )
+_SHORT_LIVED = words("netavark lxc-user-nic")  # sets a network up, and serves nothing
 # Part of a runtime, in namespaces of its own, and in no container.
-_HELPERS = words("fuse-overlayfs catatonit squashfuse squashfuse_ll fuse2fs")
+_FUSE = words("fuse-overlayfs squashfuse squashfuse_ll fuse2fs")
+_KEEPERS = words("catatonit podman")  # of a user's namespaces, for the containers to come
+_HELPERS = _FUSE | words("catatonit")
 _SHORT = 12  # hex digits of an id that people use
-
-
-class CgroupFacts(NamedTuple):
-    """What the text of one /proc/pid/cgroup tells."""
-
-    path: str  # the path that names the container, else that of systemd's hierarchy or v2
-    unit: str | None  # systemd unit of the system manager
-    user_unit: str | None  # unit of a user's own manager, below user@UID.service
-    runtime: str | None  # of the container, if the path names one
-    container: str | None  # its id or name
-    within: str | None  # the service that the container's cgroup is below: who could make it
-    monitor: bool  # the path is that of the container's monitor, not of the container
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,6 +127,9 @@ class _Naming:
         self.n = len(self.pid)
         row = {pid: i for i, pid in enumerate(self.pid)}
         self.parent = [row.get(p, -1) if p > 0 else -1 for p in s["process_ppid"].tolist()]
+        self.children: dict[int, list[int]] = {}
+        for r, p in enumerate(self.parent):
+            self.children.setdefault(p, []).append(r)
         self.start: list[int] = s["process_start_time"].tolist()
         self.uids: list[tuple[int, ...]] = list(
             zip(*(s[f"process_{u}"].tolist() for u in ("ruid", "euid", "suid")), strict=True)
@@ -144,6 +141,9 @@ class _Naming:
             zip(s["process_root_dev"].tolist(), s["process_root_inode"].tolist(), strict=True)
         )
         self.ns_parent: list[int] = s["namespace_parent"].tolist()
+        self.ns_owner: list[int] = s["namespace_owner"].tolist()
+        self.seccomp: list[int] = s["process_seccomp"].tolist()
+        self.does = serving(s)
         self.cgroup = [read_cgroup(text) for text in s.texts("process_cgroup")]
         paths = s.texts("process_exe")
         self.exe = [basename(text) for text in paths]
@@ -169,7 +169,10 @@ class _Naming:
         self._shims()
         self._sentries()
         self._labels()
-        tied = {self.uids[r][0] for r in range(self.n) if self.serves[r]} - {NO_ID}
+        tied: dict[int, set[tuple[int, ...]]] = {}  # uid -> namespaces of its monitors
+        for r in range(self.n):
+            if self.serves[r] and self.uids[r][0] != NO_ID:
+                tied.setdefault(self.uids[r][0], set()).add(self.ns[r])
         given = self._given()
         inside = self.inside
         return Roles(
@@ -287,7 +290,7 @@ class _Naming:
         c = self._add(
             key,
             runtime=runtime,
-            id=ident if _HEX64.fullmatch(ident) else None,
+            id=ident if HEX64.fullmatch(ident) else None,
             names=[],
             rank=(facts.within is not None, 0, ident),
             owner=facts.within or runtime,
@@ -309,7 +312,7 @@ class _Naming:
             key = ("id", ident, None)
         else:
             key = ("monitor", boss.runtime, ident, uid)
-        hexadecimal = boss.id is not None and _HEX64.fullmatch(boss.id) is not None
+        hexadecimal = boss.id is not None and HEX64.fullmatch(boss.id) is not None
         names = [n for n in (boss.name, None if hexadecimal else boss.id) if n]
         if not names and not hexadecimal:
             names = [f"{boss.runtime}-{self.pid[p]}"]
@@ -368,22 +371,28 @@ class _Naming:
     def _sentries(self) -> None:
         """Find gVisor's processes: a sentry and a gofer, put in from outside, side by side.
 
-        A program in an image can be called runsc too. What it has not is a sibling outside its
-        own process tree, and in another mount namespace.
+        A program in an image, or a user's, can be called runsc too. What the one has not is a
+        sibling outside its own process tree, in another mount namespace; what the other has not
+        is that root made its namespaces. Both of runsc's filter their system calls.
         """
         top: dict[int, list[int]] = {}
         for r, c in enumerate(self.inside):
             me = self.monitor[r]
-            if c is not None and me is not None and me.sentry and self._at_top(r):
+            told = c is not None and me is not None and me.sentry is not None
+            if told and self._at_top(r) and self._made_by_root(r):
                 top.setdefault(self.parent[r], []).append(r)
+        real = set()
         for rows in top.values():
             for r in rows:
                 if any(self._pair(r, other) for other in rows):
                     self.sandboxes.add(r)
-                    c = self.inside[r]
-                    if c is not None:
-                        c.runtime = "gvisor"
+                    real.add(id(self.inside[r]))
             self._one_sandbox(rows)
+        for c in self.containers.values():
+            if id(c) in real:
+                c.runtime = "gvisor"
+            elif c.runtime == "gvisor":  # so it says
+                c.runtime = "namespaces"
 
     def _one_sandbox(self, rows: Sequence[int]) -> None:
         """Put a gofer, which is not told the id, into the container of the sentry of its bundle."""
@@ -397,12 +406,21 @@ class _Naming:
                 if new is not None:
                     new.members.append(r)
 
+    def _made_by_root(self, r: int) -> bool:
+        """Whether root of the host put row *r* where it is: it is root, or root made its ids."""
+        if self._host_user(r):
+            return set(self.uids[r]) == {0}
+        user = self.ns[r][2]
+        return user >= 0 and self.ns_owner[user] == 0
+
     def _pair(self, r: int, other: int) -> bool:
         """Whether two rows are a sentry and a gofer in different mount namespaces."""
         a, b = self.monitor[r], self.monitor[other]
         mine, theirs = self.ns[r][0], self.ns[other][0]
         kinds = {a.sentry if a else None, b.sentry if b else None}
-        return kinds == {"sentry", "gofer"} and mine != theirs and min(mine, theirs) >= 0
+        filtered = 0 not in (self.seccomp[r], self.seccomp[other])
+        apart = mine != theirs and min(mine, theirs) >= 0
+        return kinds == {"sentry", "gofer"} and filtered and apart
 
     # -- names ----------------------------------------------------------------------------
 
@@ -454,8 +472,8 @@ class _Naming:
                 given[r] = role
         return given
 
-    def _role(self, r: int, tied: set[int]) -> str | None:
-        me, exe = self.monitor[r], self.exe[r]
+    def _role(self, r: int, tied: Mapping[int, set[tuple[int, ...]]]) -> str | None:
+        me = self.monitor[r]
         c = self.inside[r]
         if self.serves[r]:
             return "shim"
@@ -465,141 +483,51 @@ class _Naming:
             if me is not None and me.runtime == c.runtime == "apptainer" and self._at_top(r):
                 return "shim"  # appinit: Apptainer's own init, the first process of an instance
             return "container"
-        if self.of_system[r] and is_hypervisor(exe):
+        if self.of_system[r] and is_hypervisor(self.exe[r]):
             return "vmm"
-        trusted = self.uids[r][1] == 0 and self._host_user(r)
-        own = self.uids[r][0] in tied  # a user's own words about the user's own containers
-        if trusted or own:
-            if exe in DAEMONS and (exe != "podman" or {"system", "service"} <= {*self.argv[r]}):
-                return "daemon"
-            if exe in NETWORK:
-                return "network"
-            if me is not None and me.standing:
-                return "shim"
-            if exe in _HELPERS or exe == "podman":
-                return "helper"
+        root = set(self.uids[r]) == {0} and self._host_user(r)
+        if root or self.uids[r][0] in tied:
+            role = self._infrastructure_role(r, root, tied)
+            if role is not None:
+                return role
         if NO_ID in self.uids[r]:
             return None
         return "host-root" if 0 in self.uids[r] else "host-user"
+
+    def _infrastructure_role(
+        self, r: int, root: bool, tied: Mapping[int, set[tuple[int, ...]]]
+    ) -> str | None:
+        """Role of a process of root, or of a user who runs containers, that does what it says.
+
+        The name alone is the word of root, where what it does was not captured; of a user never.
+        """
+        me, exe = self.monitor[r], self.exe[r]
+
+        def does(work: frozenset[int]) -> bool:
+            return r in work or (root and r not in self.does.seen)
+
+        kin = self._with_its_kin(r)
+        if exe in DAEMONS and (exe != "podman" or {"system", "service"} <= {*self.argv[r]}):
+            busy = bool(kin & self.does.listening) or does(frozenset())
+            return "daemon" if busy or (root and exe in _ON_THE_BUS) else None
+        if exe in NETWORK:
+            busy = bool(kin & (self.does.listening | self.does.tun)) or does(frozenset())
+            return "network" if busy or (root and exe in _SHORT_LIVED) else None
+        if me is not None and me.standing:
+            return "shim" if does(self.does.listening) else None
+        if exe in _FUSE:
+            return "helper" if does(self.does.fuse) else None
+        if exe in _KEEPERS:
+            mine = {(mnt, user) for mnt, _, user in tied.get(self.uids[r][0], ())}
+            return "helper" if root or (self.ns[r][0], self.ns[r][2]) in mine else None
+        return None
+
+    def _with_its_kin(self, r: int) -> set[int]:
+        """Row *r*, its parent and its children of the same program: rootlessport is two."""
+        near = {r, self.parent[r], *self.children.get(r, ())} - {-1}
+        return {k for k in near if self.exe[k] == self.exe[r] and self.uids[k] == self.uids[r]}
 
     def _at_top(self, r: int) -> bool:
         """Whether row *r* was put into its container from outside."""
         p = self.parent[r]
         return p < 0 or self.inside[p] is not self.inside[r]
-
-
-# -- the cgroup path ------------------------------------------------------------------------
-
-_HEX64 = re.compile(r"[0-9a-f]{64}")
-_UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(service|scope|socket|mount|swap)")
-_SCOPE = re.compile(  # systemd drivers, and Podman's and CRI-O's names with cgroupfs
-    r"(?:.*:)?(docker|libpod|libpod-payload|cri-containerd|crio|nerdctl|buildkit)"
-    r"[-:]([0-9a-f]{64})(?:\.scope)?"
-)
-_CONMON = re.compile(r"(libpod|crio)-conmon-([0-9a-f]{64})(?:\.scope)?")
-_POD = re.compile(r"pod[0-9a-f][0-9a-f_-]{30,}")
-_RUNTIME = {
-    "docker": "docker",
-    "libpod": "podman",
-    "libpod-payload": "podman",
-    "cri-containerd": "containerd",
-    "crio": "cri-o",
-    "nerdctl": "containerd",
-    "buildkit": "docker",
-}
-
-
-class _Found(NamedTuple):
-    runtime: str
-    ident: str
-    at: int  # index of the component
-    monitor: bool = False
-
-
-@lru_cache(maxsize=4096)
-def read_cgroup(text: str) -> CgroupFacts:
-    r"""Read the text of /proc/pid/cgroup, of v1, v2 or both.
-
-    A line is ``hierarchy:controllers:path``; a path cannot hold a newline (cgroup_mkdir).
-
-    >>> read_cgroup("0::/system.slice/ssh.service\n").unit
-    'ssh.service'
-    """
-    paths: dict[str, str] = {}
-    for line in text.split("\n"):
-        part = line.split(":", 2)
-        if len(part) == 3:
-            path = part[2].removesuffix(" (deleted)")
-            paths["v2" if part[0] == "0" and not part[1] else part[1]] = path
-    order: list[str] = [k for k in ("name=systemd", "v2") if k in paths]
-    order += sorted(k for k in paths if k not in order)
-    unit = user_unit = None
-    if order:
-        unit, user_unit = _units(_components(paths[order[0]]))
-    for k in order:
-        parts = _components(paths[k])
-        found = _container(parts)
-        if found is not None:
-            before = parts[: found.at]
-            within = next((c for c in before if c.endswith(".service")), None)
-            return CgroupFacts(
-                paths[k], unit, user_unit, found.runtime, found.ident, within, found.monitor
-            )
-    path = paths[order[0]] if order else ""
-    return CgroupFacts(path, unit, user_unit, None, None, None, monitor=False)
-
-
-def _components(path: str) -> list[str]:
-    """Split a path; ``..`` stands where the reader's cgroup namespace begins lower."""
-    return [c for c in path.split("/") if c and c != ".."]
-
-
-def _container(parts: list[str]) -> _Found | None:
-    """Find the outermost component that names a container."""
-    for i, c in enumerate(parts):
-        before = parts[i - 1] if i else ""
-        after = parts[i + 1] if i + 1 < len(parts) else ""
-        if m := _SCOPE.fullmatch(c):
-            return _Found(_RUNTIME[m[1]], m[2], i)
-        if m := _CONMON.fullmatch(c):
-            return _Found("podman" if m[1] == "libpod" else "cri-o", m[2], i, monitor=True)
-        if _HEX64.fullmatch(c):
-            # cgroupfs drivers. Only the parent's name tells whose it is.
-            if before == "docker":
-                return _Found("docker", c, i)
-            return _Found("kubepods" if _POD.fullmatch(before) else "oci", c, i)
-        if c.startswith(("lxc.payload.", "lxc.monitor.")):
-            return _Found("lxc", c[12:], i, monitor=c.startswith("lxc.monitor."))
-        if c in ("lxc", "lxc.payload", "lxc.monitor") and after:
-            return _Found("lxc", after, i + 1, monitor=c == "lxc.monitor")
-        if before == "machine.slice" and (found := _machine(c, after, i)):
-            return found
-    return None
-
-
-def _machine(c: str, after: str, i: int) -> _Found | None:
-    """Read a unit of machine.slice: ``payload`` is the container, ``supervisor`` nspawn itself."""
-    m = re.fullmatch(r"systemd-nspawn@(.+)\.service", c) or re.fullmatch(r"machine-(.+)\.scope", c)
-    if m is None:
-        return None
-    machine = re.sub(r"\\x([0-9a-f]{2})", lambda x: chr(int(x[1], 16)), m[1])
-    if machine.startswith("qemu-"):
-        return None  # a VMM of libvirt: a process of the host
-    if machine.startswith("lxc-"):  # libvirt's: lxc-NUMBER-NAME
-        return _Found("libvirt-lxc", re.sub(r"^lxc-\d+-", "", machine), i)
-    return _Found("systemd-nspawn", machine, i, monitor=after == "supervisor")
-
-
-def _units(parts: list[str]) -> tuple[str | None, str | None]:
-    """Return the unit, as systemd reads it: slices, then one component that is a unit."""
-    found: list[str] = []
-    for c in parts:
-        c = c.removeprefix("_")  # systemd's escape for names that the kernel owns
-        if c.endswith(".slice") or (found and c == "init.scope"):
-            continue
-        if not _UNIT.fullmatch(c):
-            break
-        found.append(c)
-        if not (c.startswith("user@") and len(found) == 1):
-            break
-    return (found[0] if found else None, found[1] if len(found) > 1 else None)
