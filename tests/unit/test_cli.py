@@ -338,6 +338,40 @@ def test_compare_of_many_has_a_row_for_each(tmp_path):
     assert run("compare", files[0], files[0], "--subject", "comm:db").exit_code == 2
 
 
+def test_compare_draws_each_into_a_directory_or_all_into_a_file(tmp_path):
+    ask = ("compare", certain(tmp_path), SYSTEM, "--subject", "comm:backup", "--by", "comm")
+    folder = tmp_path / "figures"
+    result = run(*ask, "--figure", folder)
+    assert result.exit_code == 3
+    assert f"{folder / 'db_and_app.svg'}: db_and_app" in result.stdout
+    assert [file.name for file in folder.iterdir()] == ["db_and_app.svg"]  # the one that has it
+    assert "backup" in (folder / "db_and_app.svg").read_text()
+    assert run(*ask, "--figure", folder).exit_code == 1
+    assert run(*ask, "--figure", folder, "--force").exit_code == 3
+
+    both = ("compare", certain(tmp_path), SYSTEM, "--subject", "comm:db")
+    assert run(*both, "--figure", tmp_path / "all.svg").exit_code == 0
+    text = (tmp_path / "all.svg").read_text()
+    assert "certain: comm:db" in text
+    assert "db_and_app: comm:db" in text
+    wrong = run(*both, "--figure", tmp_path / "all.pdf")
+    assert wrong.exit_code == 2
+    assert ".png" in wrong.stderr
+
+
+def test_compare_draws_png_or_says_what_is_missing(tmp_path):
+    file = tmp_path / "all.png"
+    ask = ("compare", certain(tmp_path), "--subject", "comm:db", "--figure", file)
+    result = run(*ask)
+    if result.exit_code == 1:  # cairosvg, or the library below it, is not installed
+        assert "osmosis-isolation[figures]" in result.stderr
+        assert not file.exists()
+        return
+    assert result.exit_code == 0
+    assert file.read_bytes()[:4] == b"\x89PNG"
+    assert answer(*ask, "--force")["cases"]["certain"]["subject"] == ["PD_10"]
+
+
 def test_diff(tmp_path):
     a, b = tmp_path / "a.osm", tmp_path / "b.osm"
     snapshot("one", "two").save(a)

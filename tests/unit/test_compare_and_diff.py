@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from osmosis.query.compare import compare
 from osmosis.query.comparison import PARTS, Count, Shift, Way
 from osmosis.query.diff import diff
 
+DATA = Path(__file__).parents[1] / "data"
 HEADER = "NODE_TYPE,NODE_ID,DATA,EDGE_TYPE,EDGE_FROM,EDGE_TO,EXTRA\n"
 
 
@@ -266,6 +268,33 @@ def test_a_subject_that_is_not_there(two):
         compare({"g": two["docker"].group_by("role")}, subject="role:db")
     with pytest.raises(QueryError, match="zodiac"):
         compare(two, subject="role:db", by="zodiac")
+
+
+def test_two_systems_of_the_papers_tool_that_have_no_roles():
+    """A Linux host and a kernel with capabilities: each has its own subject, and other types."""
+    models = {
+        "linux": read_csv(DATA / "db_and_app.csv"),
+        "sel4": read_csv(DATA / "console.csv"),
+    }
+    subject = {"linux": "comm:db", "sel4": "comm:client"}
+
+    found = compare(models, subject=subject, by="comm")
+    linux, sel4 = found
+
+    assert linux.tcb.roles == {"app": Count(1), "backup": Count(1), "kernel": Count(1)}
+    assert linux.tcb.through("app") == (Way("memory", "MO"),)
+    assert linux.tcb.through("backup") == (Way("control", "hold"),)
+    assert linux.tcb.possibly("backup") == (Way("files", "FILE"), Way("control", "hold"))
+    # Its holds say nothing of permissions: that they meet is certain, who writes is not.
+    assert sel4.tcb.roles == {"server": Count(0, 1)}
+    assert sel4.tcb.parts["service"] == Count(1)
+    assert sel4.tcb.ways[Way("service")] == {"server": Count(1)}
+    assert sel4.rsi["server"]["MO"] == pytest.approx(557 / 558)
+    assert sel4.isolation["server"].full_score == (0, 13, 13)
+    assert "kernel" not in sel4.roles
+    assert found.changes[0].gone == ("app", "backup", "kernel")
+    same = compare({"a": models["sel4"], "b": models["sel4"]}, subject="comm:client", by="comm")
+    assert not any(same.changes)
 
 
 def test_diff_by_process(read):

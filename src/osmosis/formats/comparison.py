@@ -21,7 +21,7 @@ from osmosis.query.comparison import (
 )
 from osmosis.query.isolation import LAYERS, Isolation, Score
 
-__all__ = ["LEGEND", "Table", "as_columns", "as_rows", "change_lines", "to_markdown"]
+__all__ = ["LEGEND", "Table", "as_columns", "as_rows", "change_lines", "to_markdown", "who_rows"]
 
 MOST_COLUMNS = 4  # cases that stand side by side in a terminal of 100 characters
 NONE = "-"
@@ -96,22 +96,26 @@ def as_columns(found: Comparison, *, layers: bool = False) -> Table:
 
 
 def as_rows(found: Comparison, others: Sequence[str] = ()) -> Table:
-    """Return one row per case: sizes by part, scores to *others*, and who is in each."""
+    """Return one row per case: TCB by part, IB, and scores to *others*, if any, else to "app"."""
     shown = [other for other in (others or ("app",)) if other in found.others]
-    heads = ["", "TCB", *(f"by {part}" if i == 0 else part for i, part in enumerate(PARTS))]
-    heads += ["IB", *(f"layers to {escape(other)}" for other in shown), "in the TCB", "in the IB"]
+    heads = ["", "TCB", *PARTS, "IB", *(f"layers to {escape(other)}" for other in shown)]
     rows = []
     for case in found:
         tcb, ib = case.tcb, case.impact_boundary
         cells = [escape(case.name), count(_size(tcb))]
         cells += [count(_part(tcb, part)) for part in PARTS]
         cells += [count(_size(ib))]
-        for other in shown:
-            between = case.isolation.get(other)
-            cells.append(score(None if between is None else between.score))
-        cells += [_who(case, tcb), _who(case, ib)]
+        between = [case.isolation.get(other) for other in shown]
+        cells += [score(None if b is None else b.score) for b in between]
         rows.append(cells)
     return heads, rows
+
+
+def who_rows(found: Comparison, answer: str) -> Table:
+    """Return one row per case: who is in its "tcb", or "impact_boundary", by role."""
+    return ["", f"in the {_WORDS[answer]}"], [
+        [escape(case.name), _who(case, case.answer(answer))] for case in found
+    ]
 
 
 def change_lines(found: Comparison) -> list[str]:
@@ -124,6 +128,10 @@ def to_markdown(found: Comparison, *, layers: bool = False) -> str:
     """Return tables for Markdown: columns up to four cases, else rows, then what changed."""
     many = len(found) > MOST_COLUMNS
     heads, rows = as_rows(found) if many else as_columns(found, layers=layers)
+    for answer in _WORDS if many else ():
+        head, cells = who_rows(found, answer)
+        heads = heads + head[1:]
+        rows = [row + cell[1:] for row, cell in zip(rows, cells, strict=True)]
     out = [_line(heads), "|---" * len(heads) + "|", *(_line(row) for row in rows), ""]
     out += [LEGEND, ""]
     out += [f"- {_marked(line)}" for line in change_lines(found)]

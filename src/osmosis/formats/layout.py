@@ -173,6 +173,9 @@ def _order(stacks: list[list[_Item]], view: View) -> None:
     for sweep in range(_SWEEPS):
         for stack in stacks if sweep % 2 == 0 else stacks[::-1]:
             wanted = {id(item): _wanted(item) for item in stack}
+            # What has no edge stands below the rest, and not where it happened to be.
+            last = max((wanted[id(item)] for item in stack if item.near), default=0.0)
+            wanted |= {id(item): last for item in stack if not item.near}
             stack.sort(key=lambda item: wanted[id(item)])
             _settle(stack, [wanted[id(item)] for item in stack])
 

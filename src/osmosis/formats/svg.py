@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape as xml_escape
 
 from osmosis.errors import QueryError
@@ -11,12 +12,11 @@ from osmosis.formats.layout import Box, Layout, Route, lay_out
 from osmosis.formats.view import Link, Node, View
 from osmosis.graph.pds import escape
 
-__all__ = ["to_svg"]
+__all__ = ["sheet", "to_svg"]
 
 FONT = "DejaVu Sans Mono, Menlo, Consolas, monospace"
 EM = 0.61  # width of a character of these fonts, in font sizes
 TITLE, HEAD, TEXT, LABEL = 13, 12, 11, 10  # font sizes, pixels
-HEADS = ("Protection domains", "Mappings", "Resources", "Resource spaces")  # by column
 LINE = 15  # between lines of text
 PAD = 10
 WIDEST = 44  # characters of a line
@@ -32,6 +32,11 @@ FILLS = {
     "written": ("#fee2e2", "#b91c1c"),
     "space": ("#f5f3ff", "#6d28d9"),
     "more": ("#f9fafb", "#9ca3af"),
+    "tcb": ("#fecaca", "#b91c1c"),
+    "ib": ("#bfdbfe", "#1d4ed8"),
+    "both": ("#e9d5ff", "#7e22ce"),
+    "doubt": ("#fef9c3", "#a16207"),
+    "outside": ("#ffffff", "#9ca3af"),
 }
 EDGES = {
     "HOLD": ("#111827", "", 1.3),
@@ -46,11 +51,17 @@ SAYS = {
     "REQUEST": "asks for a service (request)",
 }
 MEANS = {
+    "tcb": "in its TCB",
+    "ib": "in its IB",
+    "both": "in both",
+    "doubt": "not known",
+    "outside": "in neither",
     "private": "its own",
     "read": "shared, nobody writes",
     "writes": "shared, it writes",
     "written": "others may write",
 }
+DOMAINS = ("tcb", "ib", "both", "doubt", "outside")  # of these roles are PDs, drawn round
 
 
 def to_svg(view: View) -> str:
@@ -67,15 +78,34 @@ def to_svg(view: View) -> str:
             " leave --full out, or write dot, graphml or json"
         )
     texts = [_texts(node) for node in view.nodes]
-    sizes = [_size(node, lines) for node, lines in zip(view.nodes, texts, strict=True)]
+    sizes = [_size(view, node, lines) for node, lines in zip(view.nodes, texts, strict=True)]
     # Labels of edges within the first column stand to the left of it.
     left = [
         width_of(_said(link, view.nodes[link.target]), LABEL)
         for link in view.links
         if view.nodes[link.source].column == view.nodes[link.target].column
     ]
-    layout = lay_out(view, sizes, top=76, margin=max(70.0, *left, 0.0) + 16)
+    # A curve that comes in must not cross the labels of those that go out.
+    longest = max((width_of(_said(k, view.nodes[k.target]), LABEL) for k in view.links), default=0)
+    margin = max(70.0, *left, 0.0) + 16
+    layout = lay_out(view, sizes, spread=80 + max(30.0, longest), top=76, margin=margin)
     return "\n".join(_document(view, texts, layout)) + "\n"
+
+
+def sheet(drawings: Sequence[str]) -> str:
+    """Return SVG documents that `to_svg` made as one, each below the one before."""
+    sizes = [re.search(r'width="(\d+)" height="(\d+)"', drawing) for drawing in drawings]
+    found = [(int(size[1]), int(size[2])) for size in sizes if size is not None]
+    width, height = max(w for w, _ in found), sum(h for _, h in found)
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
+        f' viewBox="0 0 {width} {height}">'
+    ]
+    y = 0
+    for drawing, (_, h) in zip(drawings, found, strict=True):
+        out.append(drawing.replace("<svg ", f'<svg y="{y}" ', 1).rstrip())
+        y += h
+    return "\n".join([*out, "</svg>"]) + "\n"
 
 
 def width_of(text: str, size: float) -> float:
@@ -97,10 +127,10 @@ def _texts(node: Node) -> list[str]:
     return [cut(node.title), *(cut(line) for line in node.lines)]
 
 
-def _size(node: Node, lines: list[str]) -> tuple[float, float]:
+def _size(view: View, node: Node, lines: list[str]) -> tuple[float, float]:
     wide = [width_of(lines[0], TITLE), *(width_of(line, TEXT) for line in lines[1:])]
     ends = 14 if node.kind == "PD" else 0  # which are round
-    least = width_of(HEADS[node.column], HEAD)
+    least = width_of(view.heads[node.column], HEAD)
     return max(max(wide) + 2 * PAD + ends, least), len(lines) * LINE + 2 * PAD - 4
 
 
@@ -129,13 +159,14 @@ def _document(view: View, texts: list[list[str]], layout: Layout) -> Iterator[st
     yield from _heads(view, layout)
     order = sorted(layout.routes, key=lambda r: view.links[r.link].kind != "SUBSET")
     for route in order:
-        yield _edge(view.links[route.link], route)
+        link = view.links[route.link]
+        yield _edge(link, route, _said(link, view.nodes[link.target]))
     for node, lines, box in zip(view.nodes, texts, layout.boxes, strict=True):
         yield from _node(node, lines, box)
     for route in order:
         link = view.links[route.link]
         yield from _edge_label(_said(link, view.nodes[link.target]), link, route)
-    yield from _legend(legend_at)
+    yield from _legend(view, legend_at)
     for i, note in enumerate(notes):
         yield _text(40, legend_at + 104 + LINE * i, note, TEXT, fill="#4b5563")
     yield "</svg>"
@@ -146,7 +177,7 @@ def _heads(view: View, layout: Layout) -> Iterator[str]:
     for node, box in zip(view.nodes, layout.boxes, strict=True):
         if node.column not in done:
             done.add(node.column)
-            yield _text(box.x, 60, HEADS[node.column], HEAD, fill="#4b5563", weight="bold")
+            yield _text(box.x, 60, view.heads[node.column], HEAD, fill="#4b5563", weight="bold")
 
 
 def _text(
@@ -186,9 +217,15 @@ def _node(node: Node, lines: list[str], box: Box) -> Iterator[str]:
         yield _text(x, y + LINE * i, line, TEXT, fill="#374151")
 
 
-def _path(route: Route) -> str:
+def _path(route: Route, label: str) -> str:
     (x0, y0), *rest = route.points
     said = f"M{x0:.1f} {y0:.1f}"
+    if label and not route.side:  # a gap for its label, and then on its way
+        ahead = 1 if rest[0][0] > x0 else -1
+        lead = width_of(label, LABEL) + 7
+        said += f" L{x0 + 3 * ahead:.1f} {y0:.1f} M{x0 + lead * ahead:.1f} {y0:.1f}"
+        x0 += (lead + 6) * ahead
+        said += f" L{x0:.1f} {y0:.1f}"
     if route.side:
         ((x1, y1),) = rest
         bow = 26 + abs(y1 - y0) * 0.04
@@ -204,12 +241,12 @@ def _path(route: Route) -> str:
     return said
 
 
-def _edge(link: Link, route: Route) -> str:
+def _edge(link: Link, route: Route, label: str) -> str:
     colour, dash, width = EDGES[link.kind]
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
     faint = "" if link.certain else ' opacity="0.45"'
     return (
-        f'<path d="{_path(route)}" fill="none" stroke="{colour}" stroke-width="{width}"'
+        f'<path d="{_path(route, label)}" fill="none" stroke="{colour}" stroke-width="{width}"'
         f'{dashed}{faint} marker-end="url(#{link.kind})"/>'
     )
 
@@ -217,7 +254,7 @@ def _edge(link: Link, route: Route) -> str:
 def _said(link: Link, target: Node) -> str:
     """Return what an edge is labelled: letters, the verb or the request; "" of a whole space."""
     if link.kind == "REQUEST" or (link.kind == "HOLD" and link.label):
-        return cut(link.label, 14) + ("" if link.certain else "?")
+        return cut(link.label, 18) + ("" if link.certain else "?")
     if target.kind == "SPACE":
         return "" if link.certain else "?"
     text = link.permission + (f" {link.possible}?" if link.possible else "")
@@ -230,13 +267,22 @@ def _edge_label(text: str, link: Link, route: Route) -> Iterator[str]:
     (x, y), after = route.points[0], route.points[1]
     back = route.side == "left" or (not route.side and after[0] < x)
     more = ' text-anchor="end"' if back else ""
-    more += ' stroke="#ffffff" stroke-width="3" paint-order="stroke" stroke-linejoin="round"'
-    yield _text(x + (-5 if back else 5), y + 3.4, text, LABEL, fill=EDGES[link.kind][0], more=more)
+    x, wide = x + (-5 if back else 5), width_of(text, LABEL)
+    # On white, so that a line that crosses does not strike it through.
+    yield (
+        f'<rect x="{x - wide if back else x:.1f}" y="{y - 5:.1f}" width="{wide:.1f}" height="10"'
+        ' fill="#ffffff"/>'
+    )
+    yield _text(x, y + 3.4, text, LABEL, fill=EDGES[link.kind][0], more=more)
 
 
-def _legend(y: float) -> Iterator[str]:
+def _legend(view: View, y: float) -> Iterator[str]:
+    """What is drawn, and nothing else."""
+    roles, kinds = {node.role for node in view.nodes}, {link.kind for link in view.links}
     x = 40.0
     for kind, (colour, dash, width) in EDGES.items():
+        if kind not in kinds:
+            continue
         dashed = f' stroke-dasharray="{dash}"' if dash else ""
         yield (
             f'<path d="M{x:.0f} {y:.0f} L{x + 34:.0f} {y:.0f}" fill="none" stroke="{colour}"'
@@ -246,10 +292,13 @@ def _legend(y: float) -> Iterator[str]:
         x += 62 + width_of(SAYS[kind], TEXT)
     x, y = 40.0, y + 24
     for role, said in MEANS.items():
+        if role not in roles:
+            continue
         fill, stroke = FILLS[role]
+        corner = 8 if role in DOMAINS else 2
         yield (
             f'<rect x="{x:.0f}" y="{y:.0f}" width="26" height="16" fill="{fill}"'
-            f' stroke="{stroke}" rx="2"/>'
+            f' stroke="{stroke}" rx="{corner}"/>'
         )
         yield _text(x + 34, y + 12, said, TEXT)
         x += 62 + width_of(said, TEXT)

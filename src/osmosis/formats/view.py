@@ -22,7 +22,7 @@ from osmosis.graph.pds import PD
 from osmosis.model import Model
 from osmosis.query.explain import letters as named
 
-__all__ = ["Link", "Node", "View", "view"]
+__all__ = ["HEADS", "Link", "Node", "View", "listing", "pages_text", "view"]
 
 MOST_RESOURCES = 7  # groups of one type of resource; the rest is one more
 MOST_MAPPINGS = 8  # groups of mappings
@@ -31,8 +31,12 @@ MOST_SPACES = 7  # groups of spaces
 _DENSE = 1 << 22  # combinations that are counted in one array
 _NAMED = 3  # members that a group names
 
-# What a node is to the subject; a drawing may colour it.
-ROLES = ("subject", "kernel", "neighbour", "private", "read", "writes", "written", "space", "more")
+HEADS = ("Protection domains", "Mappings", "Resources", "Resource spaces")  # by column
+# What a node is to the subject; a drawing may colour it. The second line: of a mechanism.
+ROLES = (
+    *("subject", "kernel", "neighbour", "private", "read", "writes", "written", "space", "more"),
+    *("tcb", "ib", "both", "doubt", "outside"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class View:
     links: tuple[Link, ...]
     notes: tuple[str, ...] = ()  # what the view does not show
     exact: bool = False
+    heads: tuple[str, ...] = HEADS  # what stands above the columns
 
 
 def view(model: Model, pd: PD, *, full: bool = False) -> View:
@@ -397,10 +402,10 @@ class _Grouping:
             group.lines = [line for line in _pd_lines(self.graph, rows[0]) if line[:4] != "exe "]
         else:
             group.title = f"+{len(rows)} more" if more else f"{len(rows)} processes"
-            group.lines = _listing(Counter(str(pds.comm[row]) or pds.id[row] for row in rows))
+            group.lines = listing(Counter(str(pds.comm[row]) or pds.id[row] for row in rows))
             users = Counter(str(pds.user[row]) for row in rows if pds.user[row])
             if users:
-                listed = _listing(users)[0] if len(users) > 1 else next(iter(users))
+                listed = listing(users)[0] if len(users) > 1 else next(iter(users))
                 group.lines.append(f"user {listed}")
         self._add(group)
 
@@ -457,7 +462,7 @@ class _Grouping:
     def _add_resources(self, name: str, nodes: list[int], how: str, key: bytes) -> None:
         sharers = np.frombuffer(key, np.int32).tolist()
         pages = self._pages(name, nodes)
-        title = f"MO: {_pages(pages)}" if name == "MO" else f"{name}: {len(nodes)}"
+        title = f"MO: {pages_text(pages)}" if name == "MO" else f"{name}: {len(nodes)}"
         group = _Group("RESOURCE", name, 2, how, nodes, title, [], pages)
         n = len(sharers)
         others = f"{n} others" if n > 1 else str(self.graph.pds[sharers[0]]) if n else ""
@@ -474,7 +479,7 @@ class _Grouping:
             said["written"] = f"{'' if sure else 'may be '}written by {by}{others}"
         group.lines.append(said[how])
         if n > 1:
-            group.lines += _listing(Counter(str(self.graph.pds.comm[row]) for row in sharers))
+            group.lines += listing(Counter(str(self.graph.pds.comm[row]) for row in sharers))
         group.lines += self._paths(nodes)
         self._add(group)
 
@@ -484,7 +489,9 @@ class _Grouping:
 
     def _add_rest(self, name: str, keys: list[tuple[str, bytes]], nodes: list[int]) -> None:
         pages = self._pages(name, nodes)
-        title = f"MO: {_pages(pages, 'more ')}" if name == "MO" else f"{name}: {len(nodes)} more"
+        title = (
+            f"MO: {pages_text(pages, 'more ')}" if name == "MO" else f"{name}: {len(nodes)} more"
+        )
         sizes = [len(sharers) // 4 for _, sharers in keys]
         span = f"{min(sizes)} to {max(sizes)}" if min(sizes) < max(sizes) else f"{sizes[0]}"
         lines = [f"{len(keys)} groups, each shared with", f"{span} others"]
@@ -583,12 +590,13 @@ class _Grouping:
         self._add(_Group("SPACE", name, 3, "space", nodes, title, lines))
 
 
-def _pages(pages: float, more: str = "") -> str:
+def pages_text(pages: float, more: str = "") -> str:
+    """``1 page``, ``12 more pages``: in 4 KiB."""
     number = int(pages) if pages == int(pages) else round(pages, 2)
     return f"{number} {more}page{'' if number == 1 else 's'}"
 
 
-def _listing(counts: Counter[str]) -> list[str]:
+def listing(counts: Counter[str]) -> list[str]:
     """Names with how often each occurs, the most frequent first: "bash x 7, sleep +3 more"."""
     named = [f"{name} x{n}" if n > 1 else name for name, n in counts.most_common(_NAMED)]
     rest = sum(counts.values()) - sum(n for _, n in counts.most_common(_NAMED))
