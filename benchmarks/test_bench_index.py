@@ -21,12 +21,12 @@ def read_all(pids):
     host = probe()
     strings: dict[bytes, int] = {}
     table = maps.VmaTable(lambda s: strings.setdefault(s, len(strings)), host.shm_dev)
-    visits = []
+    visits, lines = [], maps.Lines()
     for mm, pid in enumerate(pids):
-        with open(f"/proc/{pid}/maps", "rb", 0) as file:
-            text = maps.read_all(file.fileno())
-        start, end, vma_kind, prot, kind, _ = table.rows(*table.add(text, mm))
-        fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY)
+        at = os.open(f"/proc/{pid}", os.O_PATH)
+        fd = lines.open(at)
+        os.close(at)
+        start, end, vma_kind, prot, kind, _ = table.rows(*table.add(lines, mm))
         words = []
         for a, b, what in zip(start.tolist(), end.tolist(), vma_kind.tolist(), strict=True):
             size = 0 if what in WITHOUT_FRAMES else (b - a) // 4096

@@ -5,7 +5,13 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
-def read_all(fd: int, hint: int = 65536) -> bytes: ...  # OSError
+@disjoint_base
+class Lines:
+    overlap: bool  # a line begins before the one above it ends: the file was torn
+    def __new__(cls) -> Self: ...
+    def __len__(self) -> int: ...
+    def parse(self, text: bytes | NDArray[np.uint8]) -> None: ...  # ValueError with the line
+    def open(self, dirfd: int) -> int: ...  # pagemap's descriptor; OSError, ValueError
 
 @disjoint_base
 class VmaTable:
@@ -18,7 +24,7 @@ class VmaTable:
     def __len__(self) -> int: ...
     def add(
         self,
-        text: bytes | NDArray[np.uint8],
+        lines: Lines | bytes | NDArray[np.uint8],
         mm: int,  # kept in column "mm"
         ipc: int = -1,  # its ipc namespace
     ) -> tuple[int, int]: ...  # first row, rows; ValueError with the line (bytes)

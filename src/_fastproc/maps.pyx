@@ -4,15 +4,24 @@ Source: show_map_vma() in fs/proc/task_mmu.c. One line is
 ``start-end perms offset major:minor inode   path``; in the path only a newline is
 escaped, as ``\\012``.
 """
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EINTR, ENOMEM, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp
-from posix.unistd cimport read
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcmp, memcpy
+from posix.unistd cimport close, read
 
 import os
 
 import numpy as np
+
+cdef extern from "<fcntl.h>" nogil:
+    const int O_RDONLY, O_CLOEXEC
+    int openat(int fd, const char* path, int flags)
+
+cdef enum:
+    PAGE = 4096         # the kernel prints that much at once
+    FIRST_TEXT = 65536  # bytes of a fresh buffer
+    MAX_SHOWN = 200     # bytes of a line that does not parse
 
 cdef enum:
     PROT_R = 4
@@ -31,45 +40,6 @@ cdef enum:
     VVAR
     VSYSCALL
     OTHER
-
-
-def read_all(int fd, Py_ssize_t hint=65536):
-    """Read a /proc file from its current offset to its end; releases the GIL.
-
-    Returns bytes. A maps file opened before its process called execve gives b"".
-    """
-    cdef:
-        Py_ssize_t room = max(hint, 4096), done = 0
-        ssize_t got = 0
-        char* buffer = <char*>malloc(room)
-        char* grown
-        int error = 0
-    if buffer == NULL:
-        raise MemoryError
-    try:
-        with nogil:
-            while True:
-                if room - done < 4096:
-                    grown = <char*>realloc(buffer, room * 2)
-                    if grown == NULL:
-                        error = 12
-                        break
-                    buffer = grown
-                    room *= 2
-                got = read(fd, buffer + done, room - done)
-                if got == 0:
-                    break
-                if got < 0:
-                    if errno == EINTR:
-                        continue
-                    error = errno
-                    break
-                done += got
-        if error:
-            raise OSError(error, os.strerror(error))
-        return buffer[:done]
-    finally:
-        free(buffer)
 
 
 cdef inline const char* _hex(const char* p, const char* end, uint64_t* value) noexcept nogil:
@@ -180,6 +150,140 @@ cdef const char* _parse_line(const char* p, const char* end, Line* line) noexcep
     return p + 1
 
 
+cdef class Lines:
+    """Lines of one maps file, parsed; keeps its buffers from one file to the next.
+
+    One object a thread: it is not for two at once.
+    """
+
+    cdef:
+        char* text
+        Py_ssize_t size, text_room
+        Line* line
+        Py_ssize_t n, room
+        readonly bint overlap  # a line begins before the one above it ends
+
+    def __dealloc__(self):
+        free(self.text)
+        free(self.line)
+
+    def __len__(self):
+        return self.n
+
+    cdef int _read(self, int fd) noexcept nogil:
+        # From its offset to its end; 0 or -errno.
+        cdef:
+            ssize_t got
+            char* grown
+        self.size = 0
+        while True:
+            if self.text_room - self.size < PAGE:
+                grown = <char*>realloc(self.text, 2 * self.text_room + FIRST_TEXT)
+                if grown == NULL:
+                    return -ENOMEM
+                self.text = grown
+                self.text_room = 2 * self.text_room + FIRST_TEXT
+            got = read(fd, self.text + self.size, self.text_room - self.size)
+            if got == 0:
+                return 0
+            if got > 0:
+                self.size += got
+            elif errno != EINTR:
+                return -errno
+
+    cdef Py_ssize_t _parse(self) noexcept nogil:
+        # -1 if all of the text parses, -2 for want of memory, else where the bad line begins.
+        cdef:
+            const char* p = self.text
+            const char* q
+            const char* end = self.text + self.size
+            Line* grown
+        self.n = 0
+        self.overlap = False
+        while p < end:
+            if self.n == self.room:
+                grown = <Line*>realloc(self.line, (2 * self.room + 512) * sizeof(Line))
+                if grown == NULL:
+                    return -2
+                self.line = grown
+                self.room = 2 * self.room + 512
+            q = _parse_line(p, end, &self.line[self.n])
+            if q == NULL:
+                self.n = 0
+                return p - self.text
+            if self.n and self.line[self.n].start < self.line[self.n - 1].end:
+                self.overlap = True
+            self.n += 1
+            p = q
+        return -1
+
+    cdef int _raise(self, Py_ssize_t bad) except -1:
+        if bad == -2:
+            raise MemoryError
+        if bad >= 0:
+            raise ValueError(
+                self.text[bad:min(self.size, bad + MAX_SHOWN)].split(b"\n")[0]
+            )
+        return 0
+
+    def parse(self, const uint8_t[::1] text not None):
+        """Parse a whole file. ValueError: a line does not (``args[0]`` is the line, bytes)."""
+        cdef char* grown
+        if text.shape[0] > self.text_room:
+            grown = <char*>realloc(self.text, text.shape[0])
+            if grown == NULL:
+                raise MemoryError
+            self.text, self.text_room = grown, text.shape[0]
+        self.size = text.shape[0]
+        if self.size:
+            memcpy(self.text, &text[0], self.size)
+        self._raise(self._parse())
+
+    def open(self, int dirfd):
+        """Open maps and pagemap of a process, and read and parse maps; releases the GIL.
+
+        Both are open before either is read: after an execve the one of before reads nothing, so
+        that no text of one program meets the pages of another.
+
+        Parameters
+        ----------
+        dirfd
+            An open directory ``/proc/<pid>``.
+
+        Returns
+        -------
+        int
+            A descriptor of pagemap, the caller's to close. Without any line (``len(self)`` 0) the
+            process has no address space any more.
+
+        Raises
+        ------
+        OSError, ValueError
+            The latter as in ``parse``. Nothing is left open.
+        """
+        cdef:
+            int maps_fd, fd = -1, failed = 0
+            Py_ssize_t bad = -1
+        with nogil:
+            maps_fd = openat(dirfd, b"maps", O_RDONLY | O_CLOEXEC)
+            if maps_fd >= 0:
+                fd = openat(dirfd, b"pagemap", O_RDONLY | O_CLOEXEC)
+            if fd < 0:
+                failed = -errno
+            else:
+                failed = self._read(maps_fd)
+            if maps_fd >= 0:
+                close(maps_fd)
+            if not failed:
+                bad = self._parse()
+            if fd >= 0 and (failed or bad != -1):
+                close(fd)
+        if failed:
+            raise OSError(-failed, os.strerror(-failed))
+        self._raise(bad)
+        return fd
+
+
 cdef inline bint _is(Line* line, const char* name, Py_ssize_t n) noexcept nogil:
     return line.path_len == n and memcmp(line.path, name, n) == 0
 
@@ -229,6 +333,20 @@ cdef struct Slot:
     int32_t id  # kind + 1; 0 is an empty slot
 
 
+cdef struct Text:  # a path that was seen
+    uint64_t hash
+    int64_t at     # in the arena
+    int32_t size
+    int32_t id     # its number + 1; 0 is an empty slot
+
+cdef struct Thing:  # a mapped object
+    uint64_t dev
+    uint64_t inode
+    int64_t ipc
+    int32_t what
+    int32_t id     # its row + 1; 0 is an empty slot
+
+
 cdef class VmaTable:
     """All VMAs of many address spaces, as growing columns; not thread-safe: hold a lock.
 
@@ -256,8 +374,14 @@ cdef class VmaTable:
         uint64_t n_slots
         int32_t* members  # by kind: VMAs so far
         int32_t n_kinds, kinds_room
+        # paths and objects: open addressing too, so that only new ones ask Python
+        Text* texts
+        uint64_t n_text_slots, n_texts
+        char* arena
+        int64_t arena_used, arena_room
+        Thing* things
+        uint64_t n_thing_slots
         object add_string
-        dict objects
         list object_rows
         uint64_t shm_dev
         uint64_t[16] huge_devs
@@ -271,8 +395,12 @@ cdef class VmaTable:
         for dev in huge_devs:
             self.huge_devs[self.n_huge] = dev
             self.n_huge += 1
-        self.objects = {}
         self.object_rows = []
+        self.n_text_slots = self.n_thing_slots = 1024
+        self.texts = <Text*>calloc(self.n_text_slots, sizeof(Text))
+        self.things = <Thing*>calloc(self.n_thing_slots, sizeof(Thing))
+        if self.texts == NULL or self.things == NULL:
+            raise MemoryError
         self.n_slots = 4096
         self.slots = <Slot*>calloc(self.n_slots, sizeof(Slot))
         self.kinds_room = 4096
@@ -295,6 +423,9 @@ cdef class VmaTable:
         free(self.counts)
         free(self.slots)
         free(self.members)
+        free(self.texts)
+        free(self.arena)
+        free(self.things)
 
     def __len__(self):
         return self.n
@@ -390,13 +521,58 @@ cdef class VmaTable:
             self._rehash()
         return self.n_kinds - 1
 
-    def add(self, const uint8_t[::1] text not None, int32_t mm, int64_t ipc=-1):
+    cdef int32_t _string(self, Line* line) except -2:
+        # The number of the path of a line.
+        cdef:
+            uint64_t hash = _hash(line.path, line.path_len), i, at, n
+            Text* slot
+            Text* grown
+            char* arena
+            int64_t room
+        at = hash & (self.n_text_slots - 1)
+        while True:
+            slot = &self.texts[at]
+            if not slot.id:
+                break
+            if slot.hash == hash and slot.size == line.path_len and memcmp(
+                self.arena + slot.at, line.path, line.path_len
+            ) == 0:
+                return slot.id - 1
+            at = (at + 1) & (self.n_text_slots - 1)
+        number = self.add_string(line.path[:line.path_len].replace(b"\\012", b"\n"))
+        if self.arena_room - self.arena_used < line.path_len:
+            room = 2 * self.arena_room + line.path_len + PAGE
+            arena = <char*>realloc(self.arena, room)
+            if arena == NULL:
+                raise MemoryError
+            self.arena, self.arena_room = arena, room
+        memcpy(self.arena + self.arena_used, line.path, line.path_len)
+        slot.hash, slot.at, slot.size = hash, self.arena_used, <int32_t>line.path_len
+        slot.id = <int32_t>number + 1
+        self.arena_used += line.path_len
+        self.n_texts += 1
+        if self.n_texts * 2 > self.n_text_slots:
+            n = self.n_text_slots * 2
+            grown = <Text*>calloc(n, sizeof(Text))
+            if grown == NULL:
+                raise MemoryError
+            for i in range(self.n_text_slots):
+                if self.texts[i].id:
+                    at = self.texts[i].hash & (n - 1)
+                    while grown[at].id:
+                        at = (at + 1) & (n - 1)
+                    grown[at] = self.texts[i]
+            free(self.texts)
+            self.texts, self.n_text_slots = grown, n
+        return <int32_t>number
+
+    def add(self, lines not None, int32_t mm, int64_t ipc=-1):
         """Add the VMAs of one maps file.
 
         Parameters
         ----------
-        text
-            The whole file.
+        lines
+            ``Lines``, or the whole text.
         mm
             Number of the address space, kept in column ``mm``.
         ipc
@@ -410,68 +586,56 @@ cdef class VmaTable:
         Raises
         ------
         ValueError
-            A line does not parse (``args[0]`` is the line, bytes); nothing was added.
+            As ``Lines.parse``; nothing was added.
         """
+        cdef Lines parsed
+        if isinstance(lines, Lines):
+            parsed = lines
+        else:
+            parsed = Lines()
+            parsed.parse(lines)
+        return self._add(parsed, mm, ipc)
+
+    cdef _add(self, Lines lines, int32_t mm, int64_t ipc):
         cdef:
-            Py_ssize_t first = self.n, size = text.shape[0], row, i
-            const char* p = NULL
-            const char* begin
-            const char* end
-            const char* q
-            const char* last_path = NULL
-            Py_ssize_t last_len = -1
-            uint64_t last_dev = 0, last_inode = 0
-            int32_t last_string = -1, last_object = -1, k
-            Line line
+            Py_ssize_t first = self.n, row, i
+            Line* line
+            Line* last = NULL
+            int32_t string = -1, object_ = -1, k
             uint8_t kind
             bint segment
-        if size == 0:
-            return first, 0
-        begin = p = <const char*>&text[0]
-        end = p + size
-        while p < end:
-            q = _parse_line(p, end, &line)
-            if q == NULL:
-                for i in range(first, self.n):
-                    self.members[self.kind[i]] -= 1
-                self.n = first
-                raise ValueError(bytes(p[:min(end - p, 200)]).split(b"\n")[0])
-            p = q
+        for i in range(lines.n):
+            line = &lines.line[i]
             if self.n == self.room:
                 self._grow(self.room * 2)
             row = self.n
-            kind = _kind(&line, self.shm_dev, self.huge_devs, self.n_huge)
-            if not (line.path_len == last_len and last_len >= 0
-                    and memcmp(line.path, last_path, last_len) == 0):
-                last_string = -1
-                if line.path_len:
-                    last_string = self.add_string(
-                        line.path[:line.path_len].replace(b"\\012", b"\n")
-                    )
-                last_path = line.path
-                last_len = line.path_len
-                last_object = -1
+            kind = _kind(line, self.shm_dev, self.huge_devs, self.n_huge)
+            if last == NULL or line.path_len != last.path_len or memcmp(
+                line.path, last.path, line.path_len
+            ) != 0:
+                string = self._string(line) if line.path_len else -1
+                object_ = -1
             if kind == FILE or kind == SHM:
-                if last_object < 0 or line.dev != last_dev or line.inode != last_inode:
-                    segment = kind == SHM and _begins(&line, b"/SYSV", 5)
-                    last_object = self._object(
-                        line.dev, line.inode, ipc if segment else -1, segment, kind, last_string
+                if object_ < 0 or line.dev != last.dev or line.inode != last.inode:
+                    segment = kind == SHM and _begins(line, b"/SYSV", 5)
+                    object_ = self._object(
+                        line.dev, line.inode, ipc if segment else -1, segment, kind, string
                     )
-                    last_dev = line.dev
-                    last_inode = line.inode
-                self.object_[row] = last_object
+                self.object_[row] = object_
                 k = self._intern(
-                    (<uint64_t>1 << 62) | <uint64_t>last_object, line.offset, line.prot
+                    (<uint64_t>1 << 62) | <uint64_t>object_, line.offset, line.prot
                 )
             else:
+                object_ = -1
                 self.object_[row] = -1
                 k = self._intern(line.start, 0, line.prot)
+            last = line
             self.start[row] = line.start
             self.end[row] = line.end
             self.offset[row] = line.offset
             self.prot[row] = line.prot
             self.vma_kind[row] = kind
-            self.path[row] = last_string
+            self.path[row] = string
             self.kind[row] = k
             self.ordinal[row] = self.members[k]
             self.mm[row] = mm
@@ -485,13 +649,37 @@ cdef class VmaTable:
         int32_t string,
     ) except -2:
         # Kinds as in osmosis.schema.FileKind: FILE 0, SYSV 1, SHARED_ANON 2.
-        cdef int what = 0 if kind == FILE else 1 if segment else 2
-        key = (what, dev, inode, ipc)
-        row = self.objects.get(key)
-        if row is None:
-            row = self.objects[key] = len(self.object_rows)
-            self.object_rows.append((what, dev, inode, ipc, string))
-        return row
+        cdef:
+            int what = 0 if kind == FILE else 1 if segment else 2
+            uint64_t i, n, at = _mix(dev, inode, <uint64_t>(ipc * 4 + what))
+            Thing* slot
+            Thing* grown
+        at &= self.n_thing_slots - 1
+        while True:
+            slot = &self.things[at]
+            if not slot.id:
+                break
+            if slot.dev == dev and slot.inode == inode and slot.ipc == ipc and slot.what == what:
+                return slot.id - 1
+            at = (at + 1) & (self.n_thing_slots - 1)
+        slot.dev, slot.inode, slot.ipc, slot.what = dev, inode, ipc, what
+        self.object_rows.append((what, dev, inode, ipc, string))
+        slot.id = <int32_t>len(self.object_rows)
+        if <uint64_t>len(self.object_rows) * 2 > self.n_thing_slots:
+            n = self.n_thing_slots * 2
+            grown = <Thing*>calloc(n, sizeof(Thing))
+            if grown == NULL:
+                raise MemoryError
+            for i in range(self.n_thing_slots):
+                slot = &self.things[i]
+                if slot.id:
+                    at = _mix(slot.dev, slot.inode, <uint64_t>(slot.ipc * 4 + slot.what)) & (n - 1)
+                    while grown[at].id:
+                        at = (at + 1) & (n - 1)
+                    grown[at] = slot[0]
+            free(self.things)
+            self.things, self.n_thing_slots = grown, n
+        return <int32_t>len(self.object_rows) - 1
 
     def rows(self, Py_ssize_t first, Py_ssize_t n):
         """Copy of what a reader of pagemap and the index need of *n* rows.
@@ -562,6 +750,19 @@ cdef inline uint64_t _mix(uint64_t a, uint64_t b, uint64_t c) noexcept nogil:
     return h ^ (h >> 31)
 
 
+cdef inline uint64_t _hash(const char* text, Py_ssize_t n) noexcept nogil:
+    # Eight bytes at a time. Equal hashes are compared byte by byte.
+    cdef uint64_t h = <uint64_t>n, word
+    while n >= 8:
+        memcpy(&word, text, 8)
+        h = _mix(h, word, 0)
+        text += 8
+        n -= 8
+    word = 0
+    memcpy(&word, text, n)
+    return _mix(h, word, 1)
+
+
 cdef _copy(void* source, Py_ssize_t n, dtype):
     out = np.empty(n, dtype)
     cdef:
@@ -571,7 +772,3 @@ cdef _copy(void* source, Py_ssize_t n, dtype):
         view = out.view(np.uint8)
         memcpy(&view[0], p, view.shape[0])
     return out
-
-
-cdef extern from "string.h" nogil:
-    void* memcpy(void* to, const void* source, size_t n)

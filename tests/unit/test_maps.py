@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import oracle_memory as oracle
-from _fastproc.maps import VmaTable, read_all
+from _fastproc.maps import Lines, VmaTable
 from osmosis.schema import FileKind, VmaKind
 from osmosis.snapshot import StringPool
 
@@ -257,16 +257,82 @@ def test_rows_and_counts_stay_inside():
             made.set_counts(first, np.zeros(shape, np.int64))
 
 
-@given(st.binary(max_size=300_000))
-@settings(max_examples=20)
-def test_read_all_reads_to_the_end(data):
-    fd = os.memfd_create("maps")
-    try:
-        os.write(fd, data)
-        os.lseek(fd, 0, os.SEEK_SET)
-        assert read_all(fd, 10) == data
-        assert read_all(fd) == b""
-    finally:
+@pytest.fixture
+def process(tmp_path):
+    """A directory with the files of a process, written by the test."""
+
+    def make(maps, pagemap=b"12345678"):
+        (tmp_path / "maps").write_bytes(maps)
+        if pagemap is not None:
+            (tmp_path / "pagemap").write_bytes(pagemap)
+        fd = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+        opened.append(fd)
+        return fd
+
+    opened = []
+    yield make
+    for fd in opened:
         os.close(fd)
+
+
+def open_descriptors():
+    return sorted(os.listdir("/dev/fd"))
+
+
+def test_lines_of_a_process_are_those_of_its_whole_text(process):
+    line = b"%x-%x rw-p 00000000 00:00 0 /a name that takes room\n"
+    for n in (3000, 1, 70_000, 0):  # longer and shorter than the file before, into one buffer
+        lines = Lines()
+        text = b"".join(line % (4096 * k, 4096 * (k + 1)) for k in range(1, n + 1))
+        fd = lines.open(process(text))
+        assert os.pread(fd, 100, 0) == b"12345678"
+        os.close(fd)
+        made, _ = table()
+        assert (len(lines), lines.overlap) == (n, False)
+        assert made.add(lines, 5) == (0, n)
+        assert made.columns()["start"].tolist() == [4096 * k for k in range(1, n + 1)]
+
+
+def test_one_buffer_serves_many_files():
+    lines = Lines()
+    made, pool = table()
+    for mm, name in enumerate((b"/long" * 2000, b"/b", b"/long" * 2000, b"/cc")):
+        lines.parse(b"1000-2000 r--p 00000000 fd:01 %d %s\n" % (len(name), name))
+        assert made.add(lines, mm) == (mm, 1)
+    names = [pool.text(i)[:6] for i in made.columns()["path"]]
+    assert names == [b"/long/", b"/b", b"/long/", b"/cc"]
+    assert made.columns()["object"].tolist() == [0, 1, 0, 2]
+
+
+def test_what_cannot_be_opened_or_parsed_leaves_nothing_open(process):
+    before = open_descriptors()
+    lines = Lines()
     with pytest.raises(OSError, match="Bad file"):
-        read_all(fd)
+        lines.open(-1)
+    at = process(b"1000-2000 rw-p 00000000 00:00 0 \nnonsense\n", pagemap=None)
+    with pytest.raises(FileNotFoundError):
+        lines.open(at)
+    at = process(b"1000-2000 rw-p 00000000 00:00 0 \nnonsense\n")
+    with pytest.raises(ValueError, match="nonsense"):
+        lines.open(at)
+    assert len(lines) == 0
+    assert len(open_descriptors()) == len(before) + 2
+
+
+def test_a_line_that_begins_in_the_one_above_it_is_told():
+    lines = Lines()
+    lines.parse(b"1000-3000 rw-p 00000000 00:00 0 \n2000-4000 rw-p 00000000 00:00 0 \n")
+    assert lines.overlap
+    lines.parse(b"1000-2000 rw-p 00000000 00:00 0 \n2000-4000 rw-p 00000000 00:00 0 \n")
+    assert not lines.overlap
+
+
+def test_many_paths_and_objects_are_each_kept_once():
+    line = b"1000-2000 r--p 00000000 fd:01 %d /lib/%d\n"
+    made, pool = table()
+    numbers = [k % 3000 for k in range(6000)]
+    for k in numbers:
+        made.add(line % (k, k), 0)
+    got = made.columns()
+    assert got["object"].tolist() == numbers
+    assert [pool.text(i) for i in got["path"].tolist()] == [b"/lib/%d" % k for k in numbers]

@@ -225,34 +225,27 @@ class MemoryReader:
                 space.reason = os.strerror(exc.errno or 0)
 
     def _read_maps_and_pagemap(self, mm: int, space: _Space, held: Held) -> None:
-        flags = os.O_RDONLY | os.O_CLOEXEC
         space.begin = self._tick()
-        maps_fd = pagemap_fd = -1
+        lines = self._lines()
         try:
-            # Both are open before either is read: after an execve the one of before reads
-            # nothing, so that no text of one program meets the pages of another.
-            maps_fd = os.open("maps", flags, dir_fd=held.dirfd)
-            pagemap_fd = os.open("pagemap", flags, dir_fd=held.dirfd)
-            text = maps.read_all(maps_fd)
-            if not text:  # it has given its address space back: it is exiting
+            fd = lines.open(held.dirfd)
+        except ValueError as exc:
+            space.status = Status.PARTIAL
+            space.reason = f"a line of maps does not parse: {exc.args[0]!r}"
+            return
+        try:
+            if not len(lines):  # it has given its address space back: it is exiting
                 raise ProcessGone(held.pid)
             ipc = int(self.record.rows["print"]["ns"][space.row, 1])
-            try:
-                with self._lock:
-                    space.first, space.n = self.table.add(text, mm, ipc)
-                    rows = self.table.rows(space.first, space.n)
-            except ValueError as exc:
-                space.status = Status.PARTIAL
-                space.reason = f"a line of maps does not parse: {exc.args[0]!r}"
-                return
-            if (rows[0][1:] < rows[1][:-1]).any():
+            with self._lock:
+                space.first, space.n = self.table.add(lines, mm, ipc)
+                rows = self.table.rows(space.first, space.n)
+            if lines.overlap:
                 # Read by the page: a VMA that was printed may have grown over the next one.
                 raise ProcessGone(held.pid, "changed its mappings while they were read")
-            self._read_frames(space, held, pagemap_fd, rows)
+            self._read_frames(space, held, fd, rows)
         finally:
-            for fd in (maps_fd, pagemap_fd):
-                if fd >= 0:
-                    os.close(fd)
+            os.close(fd)
         space.end = self._tick()
 
     def _faults_before(self, members: list[int]) -> int:
@@ -302,6 +295,12 @@ class MemoryReader:
             huge_pages=HUGE_PAGES,
             swap=self.host.swap,
         )
+
+    def _lines(self) -> maps.Lines:
+        if not hasattr(self._local, "lines"):
+            self._local.lines = maps.Lines()
+        lines: maps.Lines = self._local.lines
+        return lines
 
     def _buffer(self) -> NDArray[np.uint64]:
         if not hasattr(self._local, "entries"):
