@@ -225,9 +225,10 @@ cdef inline bint begins(const char* line, int64_t n, const char* label, int64_t 
 
 cdef inline int status_of(
     const char* text, int64_t n, Cred* c, int32_t* tracer, int32_t* tgid,
-    Buffer* arena, Span* groups, Span* nspid,
+    Buffer* arena, Span* groups, Span* nspid, Span* cpus,
 ) noexcept nogil:
-    # A name's newline is escaped here (proc_task_name), so that a line is a line.
+    # A name's newline is escaped here (proc_task_name), so that a line is a line. cpus may be
+    # NULL: the text of Cpus_allowed_list is not wanted.
     cdef:
         const char* end = text + n
         const char* line = text
@@ -241,6 +242,8 @@ cdef inline int status_of(
     tracer[0] = tgid[0] = -1
     groups.start = nspid.start = arena.used
     groups.size = nspid.size = -1
+    if cpus != NULL:
+        cpus.size = -1
     while line < end:
         stop = <const char*>memchr(line, c"\n", end - line)
         if stop == NULL:
@@ -290,6 +293,10 @@ cdef inline int status_of(
                 seen |= 64
             elif begins(line, m, b"CapAmb", 6):
                 c.cap[4] = value
+        elif line[0] == c"C" and cpus != NULL and begins(line, m, b"Cpus_allowed_list:", 18):
+            p = blank(line + 18, stop)
+            if append(arena, p, stop - p, cpus) < 0:
+                return -ENOMEM
         elif line[0] == c"N" and begins(line, m, b"NoNewPrivs:", 11):
             p = blank(line + 11, stop)
             if number(p, stop, &value) != p:

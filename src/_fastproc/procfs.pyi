@@ -20,6 +20,10 @@ def fingerprints(
     prints: NDArray[np.uint8],  # (N * PRINT_BYTES,), overwritten
     errors: NDArray[np.int32],  # (N,) errno, 0 where read; overwritten
 ) -> None: ...
+def distinct(
+    arena: bytes | NDArray[np.uint8],
+    spans: NDArray[np.int64],  # (N, 2) start, size; size -1 for none
+) -> tuple[list[int], list[bytes]]: ...  # number of each span's text, -1 for none; the texts
 def unchanged(
     leaderfd: int,
     dirfd: int,

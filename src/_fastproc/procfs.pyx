@@ -8,7 +8,7 @@ fixed length to an arena, all with the GIL released. Raises only OSError and Val
 from libc.errno cimport EAGAIN, EBADMSG, EINTR, ENOENT, ENOMEM, ESRCH, errno
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
-from libc.stdlib cimport free
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memchr, memcmp, memset
 from posix.unistd cimport close, read
 
@@ -175,6 +175,8 @@ cdef struct Proc:
     uint64_t maj_flt
     uint64_t root_dev
     uint64_t root_inode
+    uint64_t exe_dev     # st_dev and st_ino of what it runs, 0 where that is not told
+    uint64_t exe_inode
     Span comm
     Span exe
     Span cwd
@@ -184,6 +186,7 @@ cdef struct Proc:
     Span cgroup
     Span groups          # uint32 each
     Span nspid           # int32 each
+    Span cpus            # Cpus_allowed_list
     int32_t pid
     int32_t tid          # the thread that dirfd is of: pid unless the leader has exited
     int32_t dirfd        # -1 none
@@ -441,7 +444,9 @@ cdef int _threads(
             continue  # the thread has ended
         mark = arena.used
         memset(&t, 0, sizeof(t))
-        failed = status_of(b.data, got, &t.cred, &tracer, &tgid, arena, &t.groups, &nspid)
+        failed = status_of(
+            b.data, got, &t.cred, &tracer, &tgid, arena, &t.groups, &nspid, NULL
+        )
         if failed < 0:
             arena.used = mark
             result = failed
@@ -513,7 +518,7 @@ cdef int _printing(
     n = _slurp(dirfd, b"status", b, MAX_FILE)
     if n < 0:
         return <int>n
-    failed = status_of(b.data, n, &p.cred, &tracer, &tgid, arena, &groups, &nspid)
+    failed = status_of(b.data, n, &p.cred, &tracer, &tgid, arena, &groups, &nspid, NULL)
     if failed == 0:
         p.groups = _hash(arena.data + groups.start, groups.size)
         _read_ns(dirfd, &p.ns[0])
@@ -541,7 +546,7 @@ cdef void _one(
     r.dumpable = r.print.cred.no_new_privs = r.print.cred.seccomp = -1
     r.mem_uid = <uint32_t>-1
     r.comm.size = r.exe.size = r.cwd.size = r.root.size = r.cmdline.size = -1
-    r.label.size = r.cgroup.size = r.groups.size = r.nspid.size = -1
+    r.label.size = r.cgroup.size = r.groups.size = r.nspid.size = r.cpus.size = -1
     snprintf(name, sizeof(name), b"%d", pid)
     fd = _openat(procfd, name, O_PATH | O_DIRECTORY)
     if fd < 0:
@@ -590,7 +595,7 @@ cdef void _one(
     # Reading on below the pinned directory shows that the pid was not reused before the pidfd.
     n = _slurp(fd, b"status", b, MAX_FILE)
     failed = <int>n if n < 0 else status_of(
-        b.data, n, &r.print.cred, &r.tracer, &tgid, arena, &r.groups, &r.nspid
+        b.data, n, &r.print.cred, &r.tracer, &tgid, arena, &r.groups, &r.nspid, &r.cpus
     )
     if failed < 0:
         r.err[E_STATUS] = -failed
@@ -609,6 +614,8 @@ cdef void _one(
     r.err[E_EXE] = -_read_link(fd, b"exe", b, arena, &r.exe)
     r.err[E_CWD] = -_read_link(fd, b"cwd", b, arena, &r.cwd)
     r.err[E_ROOT] = -_read_link(fd, b"root", b, arena, &r.root)
+    if osmosis_cached_id(fd, b"exe", &dev, &ino) == 0:
+        r.exe_dev, r.exe_inode = dev, ino
     if osmosis_cached_id(fd, b"root", &dev, &ino) == 0:
         r.root_dev, r.root_inode = dev, ino
     elif r.err[E_ROOT] == 0:
@@ -703,6 +710,64 @@ def fingerprints(
         raise OSError(ENOMEM, os.strerror(ENOMEM))
 
 
+def distinct(const uint8_t[::1] arena not None, const int64_t[:, ::1] spans not None):
+    cdef:
+        Py_ssize_t n = spans.shape[0], i, room = 16
+        int64_t start, size, at, other
+        int32_t* slots       # number of a text + 1
+        int32_t* of
+        int32_t* first       # of each text, its first span
+        int32_t found = 0
+        const char* data
+    if spans.shape[1] != 2:
+        raise ValueError("a span is a start and a size")
+    for i in range(n):
+        if spans[i, 1] > 0 and not 0 <= spans[i, 0] <= arena.shape[0] - spans[i, 1]:
+            raise ValueError(f"span {i} is not within the {arena.shape[0]} bytes")
+    if n > 0x3FFFFFFF:
+        raise ValueError(f"{n} spans")
+    while room < 2 * n:
+        room *= 2
+    data = <const char*>&arena[0] if arena.shape[0] else NULL
+    slots = <int32_t*>calloc(room, sizeof(int32_t))
+    of = <int32_t*>malloc((n + 1) * sizeof(int32_t))
+    first = <int32_t*>malloc((n + 1) * sizeof(int32_t))
+    try:
+        if slots == NULL or of == NULL or first == NULL:
+            raise MemoryError
+        with nogil:
+            for i in range(n):
+                start, size = spans[i, 0], spans[i, 1]
+                if size < 0:
+                    of[i] = -1
+                    continue
+                at = <int64_t>(_hash(data + start, size) & <uint64_t>(room - 1))
+                while slots[at]:
+                    other = first[slots[at] - 1]
+                    if spans[other, 1] == size and memcmp(
+                        data + spans[other, 0], data + start, size
+                    ) == 0:
+                        break
+                    at = (at + 1) & (room - 1)
+                if not slots[at]:
+                    first[found] = <int32_t>i
+                    found += 1
+                    slots[at] = found
+                of[i] = slots[at] - 1
+        return (
+            [of[i] for i in range(n)],
+            [
+                data[spans[first[i], 0]:spans[first[i], 0] + spans[first[i], 1]]
+                if spans[first[i], 1] else b""
+                for i in range(found)
+            ],
+        )
+    finally:
+        free(slots)
+        free(of)
+        free(first)
+
+
 def unchanged(int leaderfd, int dirfd, const uint8_t[::1] fingerprint not None):
     cdef:
         Buffer b, arena
@@ -761,7 +826,7 @@ def parse_status(bytes text not None):
     try:
         if reserve(&arena, 1) < 0:
             raise OSError(ENOMEM, os.strerror(ENOMEM))
-        if status_of(data, len(text), &c, &tracer, &tgid, &arena, &groups, &nspid) < 0:
+        if status_of(data, len(text), &c, &tracer, &tgid, &arena, &groups, &nspid, NULL) < 0:
             raise ValueError(f"not the text of /proc/pid/status: {text!r}")
         kept = arena.data[:arena.used]
     finally:

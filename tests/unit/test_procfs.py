@@ -170,7 +170,7 @@ def test_the_largest_group_list():
 
 
 def test_records_have_the_layout_of_the_extension():
-    assert PROC.itemsize == procfs.PROC_BYTES == 496
+    assert PROC.itemsize == procfs.PROC_BYTES == 528
     assert THREAD.itemsize == procfs.THREAD_BYTES == 168
     assert PRINT.itemsize == procfs.PRINT_BYTES == struct.calcsize("4Q8Q2Q5Q8I2b6xq")
     assert CRED.itemsize == 80
@@ -187,6 +187,29 @@ def test_fingerprints_want_room():
         procfs.fingerprints(one, np.zeros(2, np.int32), np.zeros(200, np.uint8), one)
     with pytest.raises(ValueError, match="bytes for each"):
         procfs.fingerprints(one, one, np.zeros(199, np.uint8), one)
+
+
+@given(st.lists(st.none() | st.binary(max_size=9), max_size=200))
+def test_distinct_texts_are_those_of_a_dict(texts):
+    arena = b"".join(text or b"" for text in texts)
+    sizes = [-1 if text is None else len(text) for text in texts]
+    starts = np.cumsum([0, *(max(size, 0) for size in sizes)])[:-1]
+    spans = np.array([starts, sizes], np.int64).T.reshape(-1, 2)
+    of, found = procfs.distinct(arena, np.ascontiguousarray(spans))
+    assert found == list(dict.fromkeys(text for text in texts if text is not None))
+    assert [None if i < 0 else found[i] for i in of] == texts
+
+
+@pytest.mark.parametrize("span", [(0, 4), (3, 1), (-1, 2), (2**62, 5)])
+def test_distinct_texts_are_within_the_arena(span):
+    with pytest.raises(ValueError, match="span 1 is not within the 3 bytes"):
+        procfs.distinct(b"abc", np.array([(0, 3), span], np.int64))
+
+
+def test_a_process_is_unchanged_only_with_the_very_same_fingerprint():
+    with pytest.raises(ValueError, match="not 3"):
+        procfs.unchanged(-1, -1, b"abc")
+    assert procfs.unchanged(-1, -1, bytes(procfs.PRINT_BYTES)) == -1
 
 
 def collector(**changes):

@@ -55,7 +55,8 @@ TEXTS = ("comm", "exe", "cwd", "root", "cmdline", "label", "cgroup")
 PROC = np.dtype(
     [("print", PRINT)]
     + [(name, "<u8") for name in ("vsize", "min_flt", "maj_flt", "root_dev", "root_inode")]
-    + [(name, SPAN) for name in (*TEXTS, "groups", "nspid")]
+    + [(name, "<u8") for name in ("exe_dev", "exe_inode")]
+    + [(name, SPAN) for name in (*TEXTS, "groups", "nspid", "cpus")]
     + [(name, "<i4") for name in ("pid", "tid", "dirfd", "leaderfd", "ppid", "pgid", "sid")]
     + [("tty", "<i4"), ("threads", "<i4"), ("tracer", "<i4"), ("flags", "<u4")]
     + [("mem_uid", "<u4"), ("err", "<i4", len(procfs.SOURCES)), ("oom_adj", "<i2")]

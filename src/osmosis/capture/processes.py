@@ -98,6 +98,7 @@ class ProcessRecord:
     text: dict[str, NDArray[np.int32]]  # field of TEXTS, and uid_map -> (P,) rows of the pool
     groups: list[bytes]  # uint32 each
     nspid: list[bytes]  # int32 each
+    cpus: list[bytes | None]  # Cpus_allowed_list of status; None if it was not told
     threads: list[NDArray[Any]]  # dtype THREAD
     thread_groups: list[list[bytes]]  # as groups, one for each thread
     held: list[Held]
@@ -187,7 +188,7 @@ class ProcessRecord:
         stay = np.flatnonzero(~gone)
         self.rows = self.rows[stay]
         self.text = {name: column[stay] for name, column in self.text.items()}
-        for name in ("groups", "nspid", "threads", "thread_groups", "held"):
+        for name in ("groups", "nspid", "cpus", "threads", "thread_groups", "held"):
             old = getattr(self, name)
             setattr(self, name, [old[i] for i in stay.tolist()])
 
@@ -241,9 +242,19 @@ class _Part:
     arena: bytes
     threads: NDArray[Any]
 
-    def bytes(self, span: Any) -> bytes | None:
-        start, size = int(span["start"]), int(span["size"])
-        return None if size < 0 else self.arena[start : start + size]
+    def distinct(self, spans: NDArray[Any]) -> tuple[list[int], list[bytes]]:
+        """For each span of a field the number of its text, -1 if it was not read; the texts."""
+        pairs = np.ascontiguousarray(spans).view(np.int64).reshape(-1, 2)
+        return procfs.distinct(self.arena, pairs)
+
+    def texts(self, spans: NDArray[Any]) -> list[bytes | None]:
+        """The text of each span of a field; equal ones are one object."""
+        of, texts = self.distinct(spans)
+        return [texts[i] if i >= 0 else None for i in of]
+
+    def lists(self, spans: NDArray[Any]) -> list[bytes]:
+        """As ``texts``; empty where it was not read."""
+        return [text or b"" for text in self.texts(spans)]
 
 
 def _scan(procfd: int, pids: Sequence[int], ours: bool, keep: int) -> _Part:
@@ -253,35 +264,36 @@ def _scan(procfd: int, pids: Sequence[int], ours: bool, keep: int) -> _Part:
     return _Part(rows, arena, np.frombuffer(threads, THREAD))
 
 
-def _label(data: bytes | None) -> bytes | None:
-    return None if data is None else data.rstrip(b"\n\0")
-
-
 def _assemble(record: ProcessRecord, parts: Sequence[_Part]) -> None:
     """Append the user processes of *parts* to the lists of *record*; ledger rows for the rest."""
     ledger, pool = record.ledger, record.pool
     kept, kernel = [], []
-    texts: dict[str, list[bytes | None]] = {name: [] for name in TEXTS}
+    none = np.zeros(0, THREAD)
     for part in parts:
         _note_left_out(ledger, part)
         kernel.append(part.rows["pid"][part.rows["kind"] == KERNEL])
         rows = np.flatnonzero(part.rows["kind"] == USER)
         kept.append(part.rows[rows])
-        for name in TEXTS:
-            texts[name] += map(part.bytes, part.rows[name][rows])
-        record.groups += [part.bytes(s) or b"" for s in part.rows["groups"][rows]]
-        record.nspid += [part.bytes(s) or b"" for s in part.rows["nspid"][rows]]
+        record.groups += part.lists(kept[-1]["groups"])
+        record.nspid += part.lists(kept[-1]["nspid"])
+        record.cpus += part.texts(kept[-1]["cpus"])
         for row in rows.tolist():
-            threads = (
-                part.threads[part.threads["row"] == row] if len(part.threads) else part.threads
-            )
-            threads = threads[np.argsort(threads["tid"])]
+            threads = none
+            if len(part.threads):
+                threads = part.threads[part.threads["row"] == row]
+                threads = threads[np.argsort(threads["tid"])]
             record.threads.append(threads)
-            record.thread_groups.append([part.bytes(s) or b"" for s in threads["groups"]])
-    texts["label"] = list(map(_label, texts["label"]))
+            record.thread_groups.append(part.lists(threads["groups"]) if len(threads) else [])
     record.rows = np.concatenate([record.rows, *kept])
     for name in TEXTS:
-        record.text[name] = np.concatenate([record.text[name], pool.add_all(texts[name])])
+        columns = [record.text[name]]
+        for part, chosen in zip(parts, kept, strict=True):
+            of, texts = part.distinct(chosen[name])
+            if name == "label":
+                texts = [text.rstrip(b"\n\0") for text in texts]
+            # The row of "not read", -1, is the last one.
+            columns.append(np.append(pool.add_all(texts), -1)[of])
+        record.text[name] = np.concatenate(columns).astype(np.int32)
     record.kthreads = np.concatenate([record.kthreads, *kernel]).astype(np.int32)
     fresh = record.rows[len(record.held) :]
     record.held += [Held(record.procfd, row) for row in fresh]
@@ -421,6 +433,7 @@ def read_processes(
         text={name: np.zeros(0, np.int32) for name in TEXTS},
         groups=[],
         nspid=[],
+        cpus=[],
         threads=[],
         thread_groups=[],
         held=[],
@@ -459,6 +472,7 @@ def read_one(record: ProcessRecord, row: int) -> bool:
         text={name: np.zeros(0, np.int32) for name in TEXTS},
         groups=[],
         nspid=[],
+        cpus=[],
         threads=[],
         thread_groups=[],
         held=[],
@@ -476,7 +490,7 @@ def read_one(record: ProcessRecord, row: int) -> bool:
     record.rows[row] = fresh.rows[0]
     for name in TEXTS:
         record.text[name][row] = fresh.text[name][0]
-    for name in ("groups", "nspid", "threads", "thread_groups", "held"):
+    for name in ("groups", "nspid", "cpus", "threads", "thread_groups", "held"):
         getattr(record, name)[row] = getattr(fresh, name)[0]
     record.text["uid_map"][row] = -1
     _read_uid_maps(record, [row])

@@ -262,36 +262,42 @@ def _read_processors(record: ProcessRecord, out: dict[str, list[Any]], ledger: L
     # Isolated ones (isolcpus=) are nobody's unless asked for.
     everywhere = frozenset(online) - cpu_list(_sys("cpu/isolated"))
     lost = 0
-    for i, held in enumerate(record.held):
+    for i, text in enumerate(record.cpus):
         try:
-            allowed = _allowed(held, everywhere)
+            allowed = _allowed(record.held[i], text, everywhere)
         except (OSError, ProcessGone):
             lost += 1
             out["affinity_process"].append(i)
             out["affinity_processor"].append(-1)
             continue
-        finally:
-            held.release()
+        if allowed >= everywhere:
+            continue
         kept = sorted(row[cpu] for cpu in allowed if cpu in row)
-        if not allowed >= everywhere:
-            out["affinity_process"] += [i] * len(kept)
-            out["affinity_processor"] += kept
+        out["affinity_process"] += [i] * len(kept)
+        out["affinity_processor"] += kept
     if lost:
         ledger.add(HOST, SOURCE, Status.GONE, "processes whose affinity was not readable", lost)
 
 
-def _allowed(held: Held, everywhere: frozenset[int]) -> frozenset[int]:
-    """CPUs on which one of its threads may run; the threads are asked only if that matters.
+def _allowed(held: Held, text: bytes | None, everywhere: frozenset[int]) -> frozenset[int]:
+    """CPUs on which one of its threads may run, *text* being where the one that was read may.
 
-    Read below the pinned directory: a pid may be another's by now, and another namespace's.
+    The others are asked only if that matters, below the pinned directory: a pid may be
+    another's by now, and another namespace's.
     """
-    allowed = _field(slurp(held.leaderfd, "status"))
-    if allowed >= everywhere or not everywhere:
+    allowed = _list_of(text)
+    if allowed >= everywhere:
         return allowed
     found = set(allowed)
-    for tid in _tasks(held):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            found |= _field(slurp(held.leaderfd, f"task/{tid}/status"))
+    try:
+        for tid in _tasks(held):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                status = slurp(held.leaderfd, f"task/{tid}/status")
+                found |= _list_of(
+                    status.partition(b"\nCpus_allowed_list:\t")[2].partition(b"\n")[0]
+                )
+    finally:
+        held.release()
     return frozenset(found)
 
 
@@ -304,8 +310,7 @@ def _tasks(held: Held) -> list[str]:
         os.close(fd)
 
 
-def _field(status: bytes) -> frozenset[int]:
-    text = status.partition(b"\nCpus_allowed_list:\t")[2].partition(b"\n")[0]
+def _list_of(text: bytes | None) -> frozenset[int]:
     if not text:
         raise ProcessGone(0, "its status has no Cpus_allowed_list")
     return _known_list(text)
