@@ -25,9 +25,10 @@ def distinct(
     spans: NDArray[np.int64],  # (N, 2) start, size; size -1 for none
 ) -> tuple[list[int], list[bytes]]: ...  # number of each span's text, -1 for none; the texts
 def unchanged(
-    leaderfd: int,
-    dirfd: int,
-    fingerprint: bytes,  # as it was
-) -> int: ...  # min_flt + maj_flt; -1 if the print is another now, or cannot be read
+    leaderfds: NDArray[np.int32],  # (N,) -1 to pass one over
+    dirfds: NDArray[np.int32],  # (N,)
+    prints: bytes | NDArray[np.uint8],  # (N * PRINT_BYTES,) as they were
+    faults: NDArray[np.int64],  # (N,) min_flt + maj_flt; -1 if the print is another, or unreadable
+) -> None: ...
 def parse_stat(text: bytes) -> dict[str, Any]: ...  # ValueError
 def parse_status(text: bytes) -> dict[str, Any]: ...  # ValueError

@@ -768,25 +768,38 @@ def distinct(const uint8_t[::1] arena not None, const int64_t[:, ::1] spans not 
         free(first)
 
 
-def unchanged(int leaderfd, int dirfd, const uint8_t[::1] fingerprint not None):
+def unchanged(
+    const int32_t[::1] leaderfds not None,
+    const int32_t[::1] dirfds not None,
+    const uint8_t[::1] prints not None,
+    int64_t[::1] faults not None,
+):
     cdef:
+        Py_ssize_t n = leaderfds.shape[0], i
         Buffer b, arena
         Print now
-        int failed
-        uint64_t faults = 0
-    if fingerprint.shape[0] != sizeof(Print):
-        raise ValueError(f"a print has {sizeof(Print)} bytes, not {fingerprint.shape[0]}")
+        bint full
+        uint64_t count = 0
+    if dirfds.shape[0] != n or faults.shape[0] != n:
+        raise ValueError("leaderfds, dirfds and faults differ in length")
+    if prints.shape[0] != n * <Py_ssize_t>sizeof(Print):
+        raise ValueError(f"prints wants {sizeof(Print)} bytes for each of {n}")
     memset(&b, 0, sizeof(b))
     memset(&arena, 0, sizeof(arena))
     with nogil:
-        failed = reserve(&b, 1) < 0 or reserve(&arena, 1) < 0
-        if not failed:
-            failed = _printing(leaderfd, dirfd, &b, &arena, &now, &faults)
-        if not failed:
-            failed = memcmp(&now, &fingerprint[0], sizeof(Print))
+        full = reserve(&b, 1) < 0 or reserve(&arena, 1) < 0
+        for i in range(n):
+            faults[i] = -1
+            if full or leaderfds[i] < 0:
+                continue
+            if _printing(leaderfds[i], dirfds[i], &b, &arena, &now, &count) == 0 and memcmp(
+                &now, &prints[i * <Py_ssize_t>sizeof(Print)], sizeof(Print)
+            ) == 0:
+                faults[i] = <int64_t>count
         free(b.data)
         free(arena.data)
-    return -1 if failed else <int64_t>faults
+    if full:
+        raise OSError(ENOMEM, os.strerror(ENOMEM))
 
 
 cdef dict _cred_dict(Cred* c):

@@ -24,6 +24,7 @@ from osmosis.capture.processes import (
     read_processes,
     reread,
     shared_mm_groups,
+    unchanged,
     verify,
     verify_all,
 )
@@ -290,7 +291,7 @@ def test_a_leader_that_has_exited_is_read_through_a_living_thread():
                 with open(fd, "rb") as maps:
                     assert b"[stack]" in maps.read()
                 assert verify(held)
-                assert held.unchanged() > 0
+                assert unchanged([held])[0] > 0
         finally:
             c.kill()
 

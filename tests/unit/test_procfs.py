@@ -206,10 +206,14 @@ def test_distinct_texts_are_within_the_arena(span):
         procfs.distinct(b"abc", np.array([(0, 3), span], np.int64))
 
 
-def test_a_process_is_unchanged_only_with_the_very_same_fingerprint():
-    with pytest.raises(ValueError, match="not 3"):
-        procfs.unchanged(-1, -1, b"abc")
-    assert procfs.unchanged(-1, -1, bytes(procfs.PRINT_BYTES)) == -1
+def test_unchanged_wants_a_fingerprint_for_each():
+    fds, faults = np.full(2, -1, np.int32), np.zeros(2, np.int64)
+    with pytest.raises(ValueError, match="differ in length"):
+        procfs.unchanged(fds, fds[:1], b"", faults)
+    with pytest.raises(ValueError, match="for each of 2"):
+        procfs.unchanged(fds, fds, bytes(procfs.PRINT_BYTES), faults)
+    procfs.unchanged(fds, fds, bytes(2 * procfs.PRINT_BYTES), faults)
+    assert faults.tolist() == [-1, -1]
 
 
 def collector(**changes):

@@ -12,7 +12,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +27,14 @@ from _fastproc.partition import Partition
 from osmosis.capture import memory_objects as objects
 from osmosis.capture.ledger import HOST, Ledger
 from osmosis.capture.memory_probe import HUGE_PAGES, Host, ambiguous_devices, probe
-from osmosis.capture.processes import Held, ProcessRecord, read_one, shared_mm_groups, verify
+from osmosis.capture.processes import (
+    Held,
+    ProcessRecord,
+    read_one,
+    shared_mm_groups,
+    unchanged,
+    verify,
+)
 from osmosis.errors import ProcessGone
 from osmosis.schema import COLUMNS, FileKind, Status
 from osmosis.snapshot import StringPool
@@ -35,9 +42,12 @@ from osmosis.snapshot import StringPool
 __all__ = ["Host", "MemoryReader", "probe"]
 
 SOURCE = "memory"
+BATCH = 16  # address spaces that are read before their processes are looked at again
 ENTRIES = 1 << 18  # a reader's buffer: 2 MiB of pagemap entries
 GONE_ERRORS = (errno.ENOENT, errno.ESRCH)
 DENIED_ERRORS = (errno.EACCES, errno.EPERM)
+
+COUNTS = ("present", "swapped", "zero")
 
 Columns = dict[str, NDArray[Any]]
 
@@ -128,12 +138,14 @@ class MemoryReader:
             with suppress(OSError):
                 self._kpageflags = os.open("/proc/kpageflags", os.O_RDONLY | os.O_CLOEXEC)
         try:
+            n = len(self.spaces)
+            batches = [range(i, min(i + BATCH, n)) for i in range(0, n, BATCH)]
             if self.threads == 1:
-                for mm in range(len(self.spaces)):
-                    self._read_space(mm)
+                for batch in batches:
+                    self._read_batch(batch)
             else:
                 with ThreadPoolExecutor(self.threads) as workers:
-                    for _ in workers.map(self._read_space, range(len(self.spaces))):
+                    for _ in workers.map(self._read_batch, batches):
                         pass
         finally:
             if self._kpageflags >= 0:
@@ -143,45 +155,58 @@ class MemoryReader:
             why = "frame numbers are hidden (they need CAP_SYS_ADMIN): sharing by file and offset"
             self.ledger.add(HOST, "pagemap", Status.HIDDEN, why)
 
-    def _read_space(self, mm: int) -> None:
-        space = self.spaces[mm]
-        if self.deadline is not None and time.monotonic() > self.deadline:
-            space.reason = "the time budget was used up before it was read"
-        else:
-            self._read_steadily(mm)
+    def _read_batch(self, mms: Sequence[int]) -> None:
+        """Read some address spaces, and those that changed under us once more."""
+        total = len(self.spaces)
+        for mm in self._attempt(mms):
+            self._read_again(mm)
         with self._lock:
-            self._done += 1
-            done = self._done
+            done = range(self._done + 1, self._done + len(mms) + 1)
+            self._done += len(mms)
         if self.progress is not None:
-            self.progress(done, len(self.spaces))
+            for number in done:
+                self.progress(number, total)
 
-    def _read_steadily(self, mm: int) -> None:
-        """Read one address space; if it changed under us, once more; then only its process."""
-        members = self._members[mm]
-        for attempt in range(2):
+    def _attempt(self, mms: Sequence[int]) -> list[int]:
+        """Read some address spaces, and then look at their processes: those that changed."""
+        changed, read = [], []
+        for mm in mms:
             space = self.spaces[mm]
-            held = self.record.held[space.row]
+            if self.deadline is not None and time.monotonic() > self.deadline:
+                space.reason = "the time budget was used up before it was read"
+                continue
             try:
-                before = self._faults_before(members)
-                self._read_once(mm, space, held)
-                # Each process of a shared address space counts the faults that it took itself.
-                faults = [self.record.held[row].unchanged() for row in members]
-                if min(faults) >= 0:
-                    space.suspect |= sum(faults) != before
-                    return
+                before = self._faults_before(self._members[mm])
+                self._read_once(mm, space, self.record.held[space.row])
+                read.append((mm, before))
             except ProcessGone:
-                pass
+                changed.append(mm)
             finally:
-                for row in members:
-                    self.record.held[row].release()
-            self._discard(mm)
-            if not self._read_processes_again(members):
+                self.record.held[space.row].release()
+        # One after the other they cost half as much: the kernel's code and ours stay in the cache.
+        held = [self.record.held[row] for mm, _ in read for row in self._members[mm]]
+        counts = iter(unchanged(held))
+        for mm, before in read:
+            faults = [next(counts) for _ in self._members[mm]]
+            if min(faults) < 0:
+                changed.append(mm)
+            # Each process of a shared address space counts the faults that it took itself.
+            self.spaces[mm].suspect |= sum(faults) != before
+        return changed
+
+    def _read_again(self, mm: int) -> None:
+        """Read an address space that changed: once more, with its processes; then only these."""
+        members = self._members[mm]
+        self._discard(mm)
+        if self._read_processes_again(members):
+            self.spaces[mm] = _Space(members[0], suspect=True)
+            if not self._attempt([mm]):
                 return
-            if attempt == 0:
-                self.spaces[mm] = _Space(members[0], suspect=True)
-        self.spaces[mm] = _Space(
-            members[0], Status.TORN, "changed (execve, setuid, setns) each time it was read"
-        )
+            self._discard(mm)
+            if self._read_processes_again(members):
+                self.spaces[mm] = _Space(
+                    members[0], Status.TORN, "changed (execve, setuid, setns) each time it was read"
+                )
 
     def _discard(self, mm: int) -> None:
         space = self.spaces[mm]
@@ -353,10 +378,9 @@ class MemoryReader:
             **frames,
             **self._object_columns(table, rows),
         }
-        for name in ("start", "end", "offset", "prot", "object", "path"):
-            out[f"vma_{name}"] = table[name][rows]
-        for name in ("present", "swapped", "zero"):
-            out[f"vma_{name}"] = table[name][rows]
+        as_they_are = np.array_equal(rows, np.arange(len(self.table)))
+        for name in ("start", "end", "offset", "prot", "object", "path", *COUNTS):
+            out[f"vma_{name}"] = table[name] if as_they_are else table[name][rows]
         process_mm = np.full(len(self.record), -1)
         for number, mm in enumerate(live):
             process_mm[self._members[mm]] = number

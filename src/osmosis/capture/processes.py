@@ -31,6 +31,7 @@ from osmosis.capture.pinned import (
     reread,
     same_layout,
     slurp,
+    unchanged,
     verify,
     verify_all,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "read_processes",
     "reread",
     "shared_mm_groups",
+    "unchanged",
     "verify",
     "verify_all",
 ]
