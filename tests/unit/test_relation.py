@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from osmosis.errors import QueryError
+from osmosis.graph.bits import pack, transposed, unpack
 from osmosis.graph.pds import PDTable
-from osmosis.graph.relation import EdgeControl, NoControl, Relation, pack, unpack
+from osmosis.graph.relation import EdgeControl, NoControl, Relation
 
 
 @st.composite
@@ -127,6 +128,12 @@ def test_what_does_not_fit_is_refused():
 def test_packing_is_reversible(n):
     dense = np.random.default_rng(n).random((3, n)) < 0.5
     np.testing.assert_array_equal(unpack(pack(dense), n), dense)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 63, 64, 65, 130, 700])
+def test_a_transpose_of_bits_is_that_of_the_matrix(n):
+    dense = np.random.default_rng(n).random((n, n)) < 0.4
+    np.testing.assert_array_equal(transposed(pack(dense), n), pack(dense.T))
 
 
 def test_edge_control_says_what_its_edges_say():

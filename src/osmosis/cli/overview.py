@@ -20,6 +20,7 @@ from osmosis.cli.exits import Code, UsageError, answering
 from osmosis.cli.options import All, By, Json, Snapshot, Top
 from osmosis.cli.source import Source, open_source
 from osmosis.cli.terminal import print_json, print_lines, print_table
+from osmosis.graph.bits import unpack
 from osmosis.graph.pds import PDTable, escape
 from osmosis.graph.relation import Relation
 from osmosis.model import Model
@@ -139,8 +140,8 @@ def _by_class(model: Model, control: Relation) -> tuple[tuple[str, ...], NDArray
     one_hot[np.arange(n), of] = 1
     counts = np.empty((n, len(classes)), np.int64)
     for first in range(0, n, 1024):
-        rows = [inverse.row_masks(i)[0] for i in range(first, min(first + 1024, n))]
-        counts[first : first + len(rows)] = np.rint(np.array(rows, np.float32) @ one_hot)
+        rows = unpack(inverse.certain[first : first + 1024], n)
+        counts[first : first + len(rows)] = np.rint(rows.astype(np.float32) @ one_hot)
     return classes, counts
 
 

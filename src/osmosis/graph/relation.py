@@ -17,51 +17,13 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from osmosis.errors import QueryError
+from osmosis.graph.bits import Bits, Bools, clear_diagonal, pack, transposed, unpack, words
 from osmosis.graph.pds import PD, PDTable
 from osmosis.graph.sets import PDSet
 
-__all__ = ["Control", "EdgeControl", "Finding", "NoControl", "Relation", "pack", "unpack"]
+__all__ = ["Control", "EdgeControl", "Finding", "NoControl", "Relation"]
 
-Bits = NDArray[np.uint64]  # (P, words(P))
-Bools = NDArray[np.bool_]
 _BLOCK = 4096  # columns or rows unpacked at once
-
-
-def words(n: int) -> int:
-    """Words that n bits need."""
-    return (n + 63) // 64
-
-
-def pack(dense: Bools) -> Bits:
-    """Return (M, n) bool as (M, words(n)) uint64, column j in bit ``j & 63`` of word ``j >> 6``."""
-    m, n = dense.shape
-    octets = np.zeros((m, words(n) * 8), np.uint8)
-    octets[:, : (n + 7) // 8] = np.packbits(dense, axis=1, bitorder="little")
-    return octets.view("<u8").astype(np.uint64, copy=False)
-
-
-def unpack(bits: Bits, n: int, first: int = 0) -> Bools:
-    """Return columns ``first .. first + n - 1`` of *bits* as bool; ``first`` a multiple of 8."""
-    octets = np.ascontiguousarray(bits.astype("<u8", copy=False)).view(np.uint8)
-    start = first // 8
-    part = np.ascontiguousarray(octets[:, start : start + (n + 7) // 8])
-    return np.unpackbits(part, axis=1, count=n, bitorder="little").view(bool)
-
-
-def transposed(bits: Bits, n: int) -> Bits:
-    """Return the transpose of (n, words(n)) *bits*. O(n**2), in blocks of n x 4096 bytes."""
-    out = np.empty((n, words(n)), np.uint64)
-    for first in range(0, n, _BLOCK):
-        width = min(_BLOCK, n - first)
-        out[first : first + width] = pack(np.ascontiguousarray(unpack(bits, width, first).T))
-    return out
-
-
-def clear_diagonal(bits: Bits) -> Bits:
-    """Take ``(i, i)`` out of *bits*, in place, and return them."""
-    i = np.arange(len(bits))
-    bits[i, i >> 6] &= ~(np.uint64(1) << (i & 63).astype(np.uint64))
-    return bits
 
 
 class Relation:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osmosis.errors import QueryError
+from osmosis.graph.bits import unpack
 from osmosis.graph.graph import ANY, POTENTIAL, PRIVATE, Edge, R, W, X
 from osmosis.graph.pds import escape
-from osmosis.graph.relation import unpack
 from osmosis.graph.sets import Answer
 from osmosis.query.engine import Engine
 from osmosis.query.options import DEFAULT_VERBS, POWER_VERBS

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from _fastproc import reach as native
+from osmosis.graph.bits import clear_diagonal, pack
 from osmosis.graph.graph import ANY, Edge, Kind
-from osmosis.graph.relation import Relation, clear_diagonal, pack
+from osmosis.graph.relation import Relation
 from osmosis.graph.sets import Nodes
 from osmosis.query.options import RESOURCE_TYPES, SPACE_TYPES, type_mask
 from osmosis.query.reach import Spans, aligned, certain_spans, spans, touched, undecided

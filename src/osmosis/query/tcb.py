@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from _fastproc import reach
 from osmosis.errors import QueryError
+from osmosis.graph.bits import Bits, unpack
 from osmosis.graph.graph import Kind
-from osmosis.graph.relation import Bits, Relation, unpack
+from osmosis.graph.relation import Relation
 from osmosis.query.engine import Engine
 from osmosis.query.options import POWER_VERBS, access_mask, depth_of, types_of, verbs_of
 from osmosis.query.services import clients_row, services_row
