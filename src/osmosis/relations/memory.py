@@ -290,7 +290,8 @@ def add_object_holds(
     # One number for each of (address space, node, permissions, sure): rows sort ten times slower.
     n_nodes = int(node.max(initial=0)) + 1
     held_by = mm_of_vma[vma] * n_nodes + node[of[vma]]
-    key = np.unique(held_by << 9 | mask.astype(np.int64) << 1 | snap["object_sure"][of[vma]])
+    key = np.sort(held_by << 9 | mask.astype(np.int64) << 1 | snap["object_sure"][of[vma]])
+    key = key[np.diff(key, prepend=-1) != 0]
     triples = (*np.divmod(key >> 9, n_nodes), key >> 1 & 255, key & 1)
     process, mm = owners
     by_mm = np.argsort(mm, kind="stable")
