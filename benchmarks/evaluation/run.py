@@ -79,9 +79,11 @@ def _run(asked: argparse.Namespace, names: list[str]) -> int:
     if asked.save:
         _save(names, asked.out)
     if asked.report:
-        from benchmarks.evaluation.report import report
+        from benchmarks.evaluation.report import PAGE, report
 
-        bad |= bool(report(SAVED if asked.save else asked.out))
+        # The page is of all mechanisms: a few of them are only printed.
+        page = PAGE if asked.save or not asked.only else None
+        bad |= bool(report(SAVED if asked.save else asked.out, page))
     return int(bad)
 
 
