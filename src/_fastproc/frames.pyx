@@ -489,8 +489,8 @@ cdef class FrameIndex:
     cdef int _add_alone(self, uint64_t pfn) noexcept nogil:
         cdef:
             void* p
-            Alone* last = &self.alone[self.n_alone - 1]
-        if self.n_alone == 0 or last.row != self.row or last.high != pfn >> 32:
+            int64_t last = self.n_alone - 1
+        if last < 0 or self.alone[last].row != self.row or self.alone[last].high != pfn >> 32:
             if self.n_alone == self.alone_room:
                 p = _grown(self.alone, &self.alone_room, sizeof(Alone))
                 if p == NULL:
