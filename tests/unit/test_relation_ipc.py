@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from plain_snapshots import Plain
 
 from osmosis.capture.ipc import Object, Segment, parse_sysvipc, settle
+from osmosis.graph.graph import POTENTIAL, Kind
 from osmosis.schema import NO_ID, FileKind, OpenKind, Status, SysvKind
 
 R, W = 4, 2
@@ -156,6 +157,17 @@ def permitted(euid, gids, capable, mode, owner, group):
     return {letter for letter, bit in (("R", 4), ("W", 2)) if bits & bit}
 
 
+def uses(graph, pd, node):
+    """(certain, possible) of each path of two edges from a PD to an object."""
+    edges = graph.edges
+    held = np.flatnonzero((edges.src == pd) & (graph.kind[edges.dst] == Kind.RESOURCE))
+    return [
+        (int(edges.perm[a] & edges.perm[b]), int(edges.maybe[a] & edges.maybe[b]))
+        for a in held.tolist()
+        for b in np.flatnonzero((edges.src == edges.dst[a]) & (edges.dst == node)).tolist()
+    ]
+
+
 @settings(max_examples=80)
 @given(
     st.sampled_from([0, 1, 2]),
@@ -182,12 +194,10 @@ def test_who_could_use_an_object(euid, gid, more, capable, mode, kind):
     names = {"SHM": "SHM_{}_0", "SEM": "SEM_{}_0", "MQUEUE": "MQUEUE_sysv_{}_0"}
     name = list(names.values())[kind].format(plain.columns["namespace_inode"][0])
     node = graph.names.find(name)
-    edges = graph.edges
-    mine = (edges.src == 1) & (edges.dst == node)
-    got = int(edges.perm[mine][0]) if mine.any() else 0
+    paths = uses(graph, 1, node)
     want = permitted(euid, {gid, *more}, capable, mode, 1, 2)
-    assert {c for c, bit in (("R", R), ("W", W)) if got & bit} == want
-    assert (edges.maybe[mine] == edges.perm[mine]).all()
+    assert {c for c, bit in (("R", R), ("W", W)) if any(sure & bit for sure, _ in paths)} == want
+    assert all(sure == may for sure, may in paths)
 
 
 def test_who_could_is_not_who_did():
@@ -214,9 +224,35 @@ def test_an_id_that_is_not_known_may_be_any():
     plain.rows("sysv", {"ipc": 0, "kind": SysvKind.SEM, "mode": 0o600})
     plain.rows("ipcspace", {"ipc": 0, "status": Status.READ})
     graph = plain.snapshot().model().data
-    at = (graph.edges.src == 1) & (graph.kind[graph.edges.dst] == 1)
-    assert graph.edges.perm[at].tolist() == [0]
-    assert (graph.edges.maybe[at] & (R | W)).tolist() == [R | W]
+    node = graph.names.find(f"SEM_{plain.columns['namespace_inode'][0]}_0")
+    assert [(sure, may & (R | W)) for sure, may in uses(graph, 1, node)] == [(0, R | W)]
+
+
+def test_as_many_edges_as_classes_and_not_as_pairs():
+    plain = Plain(60).namespaces("ipc", [0] * 60).namespaces("user", [0] * 60)
+    plain.columns["namespace_user"][0] = 1  # nobody has a capability over it
+    plain.set("process_euid", [i % 3 for i in range(60)])
+    mode = {"ipc": 0, "kind": SysvKind.SEM, "mode": 0o600}
+    objects = [{**mode, "uid": i % 2, "cuid": i % 2} for i in range(50)]
+    plain.rows("sysv", *objects).rows("ipcspace", {"ipc": 0, "status": Status.READ})
+    model = plain.snapshot().model()
+    assert int((model.data.edges.flags & POTENTIAL != 0).sum()) == 40 + 50  # HOLD, MAP
+    found = model.shared_resources(10, types="SEM", access="W", potential=True)
+    assert sorted(found.pids) == [0, *(10 + i for i in range(1, 60) if i % 3 == 0)]
+    third = model.shared_resources(12, types="SEM", potential=True)
+    assert not len(third.pids) + len(third.unknown.pids)
+
+
+def test_a_thread_acts_with_its_own_rights_in_its_own_namespace():
+    plain = Plain(3).namespaces("ipc", [0, 1, 1])
+    plain.set("process_euid", [7, 8, 9])
+    plain.rows("thread", {"process": 0, "tid": 99, "euid": 8, "ns_ipc": 1})
+    plain.columns["thread_group_indptr"] = np.array([0, 0])
+    plain.rows("sysv", {"ipc": 1, "kind": SysvKind.SEM, "mode": 0o600, "uid": 8, "cuid": 8})
+    plain.rows("ipcspace", *[{"ipc": i, "status": Status.READ} for i in range(2)])
+    model = plain.snapshot().model()
+    found = model.shared_resources(11, types="SEM", access="W", potential=True)
+    assert found.pids.tolist() == [0, 10]
 
 
 def test_open_queues():

@@ -8,6 +8,7 @@ namespace whom the permission bits let through (ipcperms() in ipc/util.c).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def add_ipc(parts: Parts, snap: Snapshot) -> None:
     """Add System V objects that are not mapped, their namespaces, and potential holds.
 
     After ``add_memory`` and ``add_namespaces``. PD row of process p is p + 1.
-    O(objects times the members of their namespace).
+    O(processes + objects times classes of processes with the same rights).
     """
     spaces = _spaces(parts, snap)
     segments = _segments(parts, snap)
@@ -122,70 +123,133 @@ def _add_objects(
     return node
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Actors:
+    """Who may ask for an object: every process, and each thread that differs from its process."""
+
+    process: NDArray[np.int64]
+    ipc: NDArray[np.int64]  # row of the namespace, -1 if not known
+    euid: NDArray[np.int64]
+    fsgid: NDArray[np.int64]
+    belongs: NDArray[np.bool_]  # (actors, gids) its fsgid or one of its groups
+    able: NDArray[np.bool_]  # CAP_IPC_OWNER over its ipc namespace, for certain
+    perhaps: NDArray[np.bool_]  # the same, possibly
+
+    @classmethod
+    def of(cls, snap: Snapshot, gids: NDArray[np.int64]) -> _Actors:
+        mine = np.flatnonzero(snap["thread_process"] >= 0)
+
+        def both(name: str) -> NDArray[np.int64]:
+            parts = snap[f"process_{name}"], snap[f"thread_{name}"][mine]
+            return np.concatenate([part.astype(np.int64) for part in parts])
+
+        fsgid = both("fsgid")
+        belongs = fsgid[:, None] == gids[None, :]
+        n = snap.n_processes
+        for first, indptr, flat in (
+            (0, snap["process_group_indptr"], snap["group_gid"]),
+            (n, snap["thread_group_indptr"], snap["threadgroup_gid"]),
+        ):
+            of = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+            if first:
+                place = np.full(len(indptr) - 1, -1, np.int64)
+                place[mine] = n + np.arange(len(mine))
+                of = place[of]
+            for at, gid in enumerate(gids.tolist()):
+                found = of[flat == gid]
+                belongs[found[found >= 0], at] = True
+        cap = np.concatenate([snap["process_cap_eff"], snap["thread_cap_eff"][mine]])
+        ipc = both("ns_ipc")
+        able, perhaps = _able(snap, ipc, both("ns_user"), cap & CAP_IPC_OWNER != 0)
+        process = np.concatenate([np.arange(n), snap["thread_process"][mine]])
+        return cls(process, ipc, both("euid"), fsgid, belongs, able, perhaps)
+
+
 def _add_potential(parts: Parts, snap: Snapshot, node: NDArray[np.int64]) -> None:
+    """Who may use what: by classes of processes that may use the same, and not by pairs.
+
+    One more node stands for all objects of a type that a class may use in the same way; its
+    members hold that, and it maps the objects. O(actors + classes times objects).
+    """
+    objects = np.flatnonzero(node >= 0)
+    if not len(objects):
+        return
+    names = [snap[f"sysv_{name}"][objects].astype(np.int64) for name in ("gid", "cgid")]
+    gids = np.unique(np.concatenate(names))
+    owners = np.unique(np.concatenate([snap[f"sysv_{n}"][objects] for n in ("uid", "cuid")]))
+    actors = _Actors.of(snap, gids)
+    blind = (actors.euid == NO_ID) | (actors.fsgid == NO_ID)
+    who = np.where(np.isin(actors.euid, owners.astype(np.int64)), actors.euid, -1)
+    key = np.column_stack([actors.ipc, who, blind, actors.able, actors.perhaps, actors.belongs])
+    _, first, of = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    of = of.reshape(-1)
     rule = parts.rule(
         "a member of the namespace may use an object whose permission bits let it",
         "/proc/sysvipc; ipcperms() in ipc/util.c",
     )
-    able, perhaps = _able(snap)
-    for i, target in enumerate(node.tolist()):
-        members = np.flatnonzero(snap["process_ns_ipc"] == snap["sysv_ipc"][i])
-        if target < 0 or not len(members):
+    order = np.argsort(of, kind="stable")
+    members = np.split(actors.process[order], np.cumsum(np.bincount(of))[:-1])
+    views: dict[str, list[tuple[NDArray[Any], NDArray[Any], int, int]]] = {}
+    for one, holders in zip(first.tolist(), members, strict=True):
+        rows = objects[snap["sysv_ipc"][objects] == actors.ipc[one]]
+        if actors.ipc[one] < 0 or not len(rows):
             continue
-        sure, may = _permitted(snap, i, members)
-        full = np.uint8(R | W)
-        sure = np.where(able[members], full, sure)
-        may = np.where(perhaps[members], full, may) | sure
-        use = may != 0
-        parts.edges.append(
-            Edges.of(
-                members[use] + 1,
-                target,
-                Edge.HOLD,
-                perm=np.where(sure != 0, sure | ANY, 0)[use],
-                maybe=(may | ANY)[use],
-                flags=POTENTIAL,
-                rule=rule,
-            )
-        )
+        sure, may = _permitted(snap, rows, actors, one, gids)
+        for kind, node_type in _TYPES.items():
+            of_kind = snap["sysv_kind"][rows] == kind
+            for way in np.unique(sure[of_kind].astype(np.int64) << 8 | may[of_kind]).tolist():
+                s, m = way >> 8, way & 255
+                if m:
+                    found = rows[of_kind & (sure == s) & (may == m)]
+                    views.setdefault(node_type, []).append((np.unique(holders), found, s, m))
+    for node_type, made in views.items():
+        numbers = np.arange(1, len(made) + 1)
+        view = parts.nodes(Kind.RESOURCE, node_type, Block(f"{node_type}_view_{{}}", (numbers,)))
+        for i, (holders, found, s, m) in enumerate(made):
+            perm = s | ANY if s else 0
+            for src, dst, edge in (
+                (holders + 1, np.full(len(holders), view + i), Edge.HOLD),
+                (np.full(len(found), view + i), node[found], Edge.MAP),
+            ):
+                parts.edges.append(
+                    Edges.of(src, dst, edge, perm=perm, maybe=m | ANY, flags=POTENTIAL, rule=rule)
+                )
 
 
 def _permitted(
-    snap: Snapshot, i: int, members: NDArray[np.intp]
+    snap: Snapshot, rows: NDArray[np.intp], actors: _Actors, one: int, gids: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """R and W of the permission bits, certain and possible, for some processes."""
-    mode = int(snap["sysv_mode"][i])
+    """R and W that one actor has of some objects, certain and possible."""
+    mode = snap["sysv_mode"][rows].astype(np.int64)
     # Bits 4 and 2 of each class are read and write (alter), as those of R and W here.
     owner, group, other = ((mode >> n) & (R | W) for n in (6, 3, 0))
-    euid, fsgid = snap["process_euid"][members], snap["process_fsgid"][members]
-    owns = np.isin(euid, [snap["sysv_uid"][i], snap["sysv_cuid"][i]])
-    gids = np.array([snap["sysv_gid"][i], snap["sysv_cgid"][i]])
-    of = np.repeat(np.arange(snap.n_processes), np.diff(snap["process_group_indptr"]))
-    within = np.zeros(snap.n_processes, bool)
-    within[of[np.isin(snap["group_gid"], gids)]] = True
-    belongs = np.isin(fsgid, gids) | within[members]
-    sure = np.where(owns, owner, np.where(belongs, group, other)).astype(np.uint8)
-    unknown = (euid == NO_ID) | (fsgid == NO_ID)
-    return np.where(unknown, 0, sure).astype(np.uint8), np.where(unknown, R | W, sure).astype(
-        np.uint8
+    owns = (snap["sysv_uid"][rows] == actors.euid[one]) | (
+        snap["sysv_cuid"][rows] == actors.euid[one]
     )
+    mine = gids[actors.belongs[one]]
+    belongs = np.isin(snap["sysv_gid"][rows], mine) | np.isin(snap["sysv_cgid"][rows], mine)
+    sure = np.where(owns, owner, np.where(belongs, group, other)).astype(np.uint8)
+    full = np.full(len(rows), R | W, np.uint8)
+    blind = NO_ID in (actors.euid[one], actors.fsgid[one])
+    may = full if blind or actors.perhaps[one] else sure
+    sure = np.zeros_like(full) if blind else sure
+    return (full if actors.able[one] else sure), may | (full if actors.able[one] else sure)
 
 
-def _able(snap: Snapshot) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether each process has CAP_IPC_OWNER over its ipc namespace, for certain and possibly.
+def _able(
+    snap: Snapshot, ipc: NDArray[np.int64], user: NDArray[np.int64], has: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Whether each actor has CAP_IPC_OWNER over its ipc namespace, for certain and possibly.
 
     Certain where it is in the user namespace that owns it. Above that, and by owning it, it may.
     """
-    ipc = snap["process_ns_ipc"]
     owner = np.full(len(ipc), -2, np.int64)
     if len(snap["namespace_user"]):
         owner = np.where(ipc >= 0, snap["namespace_user"][ipc], -2).astype(np.int64)
-    user = snap["process_ns_user"]
     initial = np.zeros(len(ipc), bool)
     if len(snap["namespace_parent"]):
         initial = (user >= 0) & (snap["namespace_parent"][user] == -1)
     same = ((owner >= 0) & (owner == user)) | ((owner == -1) & initial)
-    has = (snap["process_cap_eff"] & CAP_IPC_OWNER) != 0
     inside = (owner == -1) & ~initial & (user >= 0)  # below the owner: no capability reaches up
     return has & same, (has & ~inside) | (~same & ~inside)
 
@@ -233,13 +297,15 @@ def _add_unread(parts: Parts, snap: Snapshot) -> None:
         return  # a snapshot that was made by hand
     rule = parts.rule("its ipc namespace could not be read", "/proc/sysvipc")
     read = set(snap["ipcspace_ipc"][snap["ipcspace_status"] == Status.READ].tolist())
-    of = snap["process_ns_ipc"]
+    mine = snap["thread_process"] >= 0
+    of = np.concatenate([snap["process_ns_ipc"], snap["thread_ns_ipc"][mine]])
+    process = np.concatenate([np.arange(snap.n_processes), snap["thread_process"][mine]])
     rows = np.array([r for r in np.unique(of).tolist() if r >= 0 and r not in read], np.int64)
     for node_type in _TYPES.values():
         names = Block(node_type + "_{}_unread", (snap["namespace_inode"][rows],))
         first = parts.nodes(Kind.RESOURCE, node_type, names)
         for i, row in enumerate(rows.tolist()):
-            members = np.flatnonzero(of == row) + 1
+            members = np.unique(process[of == row]) + 1
             parts.edges.append(
                 Edges.of(
                     members,
