@@ -219,6 +219,17 @@ def test_namespaces_that_were_not_read():
     assert set(answer.unknown.pids) - {0} == {11}
 
 
+def test_who_may_be_in_any_namespace_may_use_objects_of_all():
+    plain = Plain(4).namespaces("ipc", [0, -1, -1, 1])
+    plain.rows("ipcspace", {"ipc": 0, "status": Status.READ}, {"ipc": 1, "status": Status.DENIED})
+    plain.rows("sysv", {"ipc": 0, "kind": SysvKind.SEM, "mode": 0o666})
+    model = plain.snapshot().model()
+    found = model.shared_resources(11, types="SEM", access="W", potential=True)
+    assert set(found.pids) == set()
+    assert set(found.unknown.pids) - {0} == {10, 12, 13}
+    assert not len(model.shared_resources(11, types="SEM").unknown.pids)
+
+
 def test_an_id_that_is_not_known_may_be_any():
     plain = Plain(1).namespaces("ipc", [0]).set("process_euid", [NO_ID])
     plain.rows("sysv", {"ipc": 0, "kind": SysvKind.SEM, "mode": 0o600})

@@ -36,6 +36,27 @@ def test_members_of_the_namespace_that_hold_nothing_ask_nobody():
     assert asked(w.model(), c) == (set(), set())
 
 
+def test_whose_descriptors_were_not_read_may_ask_and_be_asked():
+    w = World()
+    a, b, c = w.process(), w.process(), w.process(read=False)
+    w.tcp(b, local=("0.0.0.0", 80), state=10)
+    connection(w, a, b)
+    model = w.model()
+    assert asked(model, a) == ({b}, {c})
+    assert asked(model, b) == (set(), {c})
+    assert asked(model, c) == (set(), {a, b})
+    row_of = {pid: i for i, pid in enumerate(model.pds.pid.tolist())}
+    every = model.tcb_matrix(verbs=[], types="CPU", services=True)
+    for x in (a, b, c):
+        wanted = model.tcb(100 + x, verbs=[], types="CPU", services=True)
+        assert set(every.row(row_of[100 + x]).pids) == set(wanted.pids)
+        assert set(every.unknown.row(row_of[100 + x]).pids) == set(wanted.unknown.pids)
+    # What is asked of one that was not seen may be asked on of anybody.
+    assert set(model.services(100 + b, depth=None).unknown.pids) >= {100 + a, 100 + c}
+    boundary = model.impact_boundary(100 + a, verbs=[], types="CPU", services=True)
+    assert set(boundary.unknown.pids) == {100 + c}
+
+
 def test_without_a_listener_either_may_have_asked():
     w = World()
     a, b = w.process(), w.process()

@@ -1,4 +1,7 @@
-"""Services: who is asked for something, over REQUEST edges, and how far away."""
+"""Services: who is asked for something, over REQUEST edges, and how far away.
+
+A PD with ``unseen["REQUEST"]`` may ask anybody over what was not seen of it, and be asked so.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,39 @@ def _reached(index: Index, rows: NDArray[np.int32], depth: int | None, forward: 
     return Row(sure, made(True) | sure if index.doubtful((Edge.REQUEST,)) else sure.copy())
 
 
+def _blind(index: Index) -> NDArray[np.bool_]:
+    """(P,) bool: PDs of which not everything was seen that they ask over."""
+    out = np.zeros(index.n_pds, bool)
+    masks = index.graph.unseen.get("REQUEST")
+    if masks is not None:
+        out |= (masks & ANY) != 0
+    if index.kernel is not None:
+        out[index.kernel] = False
+    return out
+
+
+def _with_unseen(index: Index, row: int, depth: int | None, out: Row) -> Row:
+    blind = _blind(index)
+    if blind.any():
+        own = bool(out.may[row])
+        if blind[row] or depth != 1:  # the second step may lead anywhere
+            out.may[:] = True
+        else:
+            out.may |= blind
+        out.may[row] = own
+    return out
+
+
 def services_row(index: Index, row: int, depth: int | None = 1) -> Row:
     """Whom the PD reaches over REQUEST within *depth* steps; a path ends at the kernel."""
-    return _reached(index, np.array([row], np.int32), depth, True)
+    out = _reached(index, np.array([row], np.int32), depth, True)
+    return out if row == index.kernel else _with_unseen(index, row, depth, out)
 
 
 def clients_row(index: Index, row: int, depth: int | None = 1) -> Row:
     """Return the inverse: who reaches the PD."""
     out = _reached(index, np.array([row], np.int32), depth, False)
+    out = _with_unseen(index, row, depth, out)
     return out if index.kernel is None else out.drop(index.kernel)
 
 
@@ -43,7 +71,7 @@ def services_relation(index: Index) -> Relation:
     every &= (edges.flags & POTENTIAL) == 0
     sure = Way(ANY, False).passes(edges, ids, Edge.REQUEST) & every
     may = Way(ANY, True).passes(edges, ids, Edge.REQUEST) & every
-    return Relation.from_pairs(
+    made = Relation.from_pairs(
         index.n_pds,
         edges.src[sure],
         edges.dst[sure],
@@ -51,6 +79,14 @@ def services_relation(index: Index) -> Relation:
         edges.dst[may],
         pds=index.graph.pds,
     )
+    of = _blind(index).astype(np.int32)
+    if not of.any():
+        return made
+    if index.kernel is not None:
+        of[index.kernel] = 2
+    # Classes: seen, not seen, the kernel.
+    possible = np.array([[0, 1, 0], [1, 1, 1], [0, 0, 0]], bool)
+    return made | Relation.from_classes(of, np.zeros((3, 3), bool), possible)
 
 
 def ancestors(index: Index, x: NDArray[np.int32], y: NDArray[np.int32]) -> Row:

@@ -21,7 +21,7 @@ from osmosis.relations.parts import Parts
 from osmosis.schema import NAMESPACES, FileKind, OpenKind, Status
 from osmosis.snapshot import Snapshot
 
-__all__ = ["OPEN_TYPES", "add_files"]
+__all__ = ["OPEN_TYPES", "add_files", "not_all_read"]
 
 # Types of the resources that a descriptor may lead to, sockets and message queues aside.
 ANONYMOUS = {
@@ -456,14 +456,18 @@ def _add_namespaces(parts: Parts, snap: Snapshot) -> None:
     )
 
 
-def _add_unseen(parts: Parts, snap: Snapshot, of_open: I64) -> None:
-    """Processes whose descriptors were not read, and descriptors that are not told apart."""
-    asked = snap.host.get("sources")
+def not_all_read(snap: Snapshot) -> I64:
+    """Rows of the processes of which not every descriptor was read."""
     status = np.full(snap.n_processes, Status.SKIPPED, np.uint8)
-    if asked is None and not len(snap["fdtable_process"]):
+    if snap.host.get("sources") is None and not len(snap["fdtable_process"]):
         status[:] = Status.READ  # a snapshot that was made by hand
     status[snap["fdtable_process"]] = snap["fdtable_status"]
-    blind = np.flatnonzero(status != Status.READ) + 1
+    return np.flatnonzero(status != Status.READ)
+
+
+def _add_unseen(parts: Parts, snap: Snapshot, of_open: I64) -> None:
+    """Processes whose descriptors were not read, and descriptors that are not told apart."""
+    blind = not_all_read(snap) + 1
     for name in OPEN_TYPES:
         parts.unseen_by(name, blind, ALL)
     alike = np.flatnonzero((snap["open_sure"] == 0) & (of_open < 0))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from osmosis.graph.graph import ANY, POTENTIAL, Edge, Edges, Kind, R, W
 from osmosis.graph.names import Block
+from osmosis.relations.files import not_all_read
 from osmosis.relations.memory import add_object_holds, device_names, owners_of
 from osmosis.relations.parts import Parts
 from osmosis.schema import NAMESPACES, NO_ID, FileKind, OpenKind, Status, SysvKind
@@ -48,7 +49,7 @@ def add_ipc(parts: Parts, snap: Snapshot) -> None:
     _add_potential(parts, snap, node)
     _add_queues(parts, snap)
     _add_unseen(parts, snap)
-    _add_unread(parts, snap)
+    _add_unread(parts, snap, node)
 
 
 def _spaces(parts: Parts, snap: Snapshot) -> NDArray[np.int64]:
@@ -284,15 +285,14 @@ def _add_queues(parts: Parts, snap: Snapshot) -> None:
 
 def _add_unseen(parts: Parts, snap: Snapshot) -> None:
     """Processes whose descriptors were not read may hold queues."""
-    status = np.full(snap.n_processes, Status.SKIPPED, np.uint8)
-    if "sources" not in snap.host and not len(snap["fdtable_process"]):
-        status[:] = Status.READ  # a snapshot that was made by hand
-    status[snap["fdtable_process"]] = snap["fdtable_status"]
-    parts.unseen_by("MQUEUE", np.flatnonzero(status != Status.READ) + 1, ANY | R | W)
+    parts.unseen_by("MQUEUE", not_all_read(snap) + 1, ANY | R | W)
 
 
-def _add_unread(parts: Parts, snap: Snapshot) -> None:
-    """Stand in for the objects of namespaces that were not read: their members may use some."""
+def _add_unread(parts: Parts, snap: Snapshot, node: NDArray[np.int64]) -> None:
+    """Stand in for the objects of namespaces that were not read: their members may use some.
+
+    Who may be in any namespace may use those of all.
+    """
     if "sources" not in snap.host and not len(snap["ipcspace_ipc"]):
         return  # a snapshot that was made by hand
     rule = parts.rule("its ipc namespace could not be read", "/proc/sysvipc")
@@ -301,19 +301,21 @@ def _add_unread(parts: Parts, snap: Snapshot) -> None:
     of = np.concatenate([snap["process_ns_ipc"], snap["thread_ns_ipc"][mine]])
     process = np.concatenate([np.arange(snap.n_processes), snap["thread_process"][mine]])
     rows = np.array([r for r in np.unique(of).tolist() if r >= 0 and r not in read], np.int64)
-    for node_type in _TYPES.values():
+    anywhere = np.unique(process[of < 0]) + 1
+
+    def perhaps(src: Any, dst: Any, kind: Edge) -> Edges:
+        return Edges.of(src, dst, kind, perm=0, maybe=ANY | R | W, flags=POTENTIAL, rule=rule)
+
+    for kind, node_type in _TYPES.items():
         names = Block(node_type + "_{}_unread", (snap["namespace_inode"][rows],))
         first = parts.nodes(Kind.RESOURCE, node_type, names)
         for i, row in enumerate(rows.tolist()):
             members = np.unique(process[of == row]) + 1
-            parts.edges.append(
-                Edges.of(
-                    members,
-                    first + i,
-                    Edge.HOLD,
-                    perm=0,
-                    maybe=ANY | R | W,
-                    flags=POTENTIAL,
-                    rule=rule,
-                )
-            )
+            parts.edges.append(perhaps(members, np.full(len(members), first + i), Edge.HOLD))
+        if len(anywhere):
+            any_of = Block(node_type + "_anywhere_{}", (np.array([1]),))
+            unknown = parts.nodes(Kind.RESOURCE, node_type, any_of)
+            read_too = node[(node >= 0) & (snap["sysv_kind"] == kind)]
+            every = np.concatenate([first + np.arange(len(rows)), read_too])
+            parts.edges.append(perhaps(anywhere, np.full(len(anywhere), unknown), Edge.HOLD))
+            parts.edges.append(perhaps(np.full(len(every), unknown), every, Edge.MAP))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from osmosis.graph.graph import ALL, ANY, Edge, Edges, Kind, R, W
 from osmosis.graph.names import Block
+from osmosis.relations.files import not_all_read
 from osmosis.relations.parts import Parts
 from osmosis.relations.socket_ends import UNIX, Ends, find_ends
 from osmosis.schema import NAMESPACES, Status
@@ -236,11 +237,7 @@ def _add_network(parts: Parts, snap: Snapshot, ends: Ends, node: I64) -> None:
 
 def _add_unseen(parts: Parts, snap: Snapshot, ends: Ends) -> None:
     """Processes whose descriptors were not read, and holders of sockets that are not known."""
-    status = np.full(snap.n_processes, Status.SKIPPED, np.uint8)
-    if snap.host.get("sources") is None and not len(snap["fdtable_process"]):
-        status[:] = Status.READ  # a snapshot that was made by hand
-    status[snap["fdtable_process"]] = snap["fdtable_status"]
-    parts.unseen_by("SOCKET", np.flatnonzero(status != Status.READ) + 1, ALL)
+    parts.unseen_by("SOCKET", not_all_read(snap) + 1, ALL)
     hidden = np.flatnonzero(snap["socket_status"] == Status.HIDDEN)
     _, who = ends.held_by(hidden)
     parts.unseen_by("SOCKET", np.unique(np.concatenate([who, ends.strays[:, 0]])) + 1, ALL)
