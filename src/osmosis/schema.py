@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "COLUMNS",
+    "KERNEL_FILESYSTEMS",
     "NAMESPACES",
     "NO_ID",
     "UNKNOWN",
@@ -30,6 +31,7 @@ __all__ = [
     "Status",
     "SysvKind",
     "VmaKind",
+    "is_served",
 ]
 
 VERSION = 2  # of the file format; raised when a column changes its meaning, or is not optional
@@ -37,6 +39,57 @@ UNKNOWN = -1  # a reference, flag or id that could not be read
 NO_ID = 0xFFFF_FFFF  # a uid or gid that could not be read: (uid_t) -1 is never a real one
 
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")  # as in /proc/pid/ns
+
+
+# Filesystems that the kernel makes of its own state. Nothing is stored in them, and what writing to
+# their files does is control (of processes, cgroups ...), not a file that is shared.
+KERNEL_FILESYSTEMS = frozenset(
+    [
+        "autofs",
+        "binfmt_misc",
+        "bpf",
+        "cgroup",
+        "cgroup2",
+        "configfs",
+        "debugfs",
+        "devpts",
+        "efivarfs",
+        "fusectl",
+        "mqueue",
+        "nsfs",
+        "proc",
+        "pstore",
+        "rpc_pipefs",
+        "securityfs",
+        "selinuxfs",
+        "smackfs",
+        "sysfs",
+        "tracefs",
+    ]
+)
+# Filesystems behind which somebody else answers, and decides who may do what: looking at them could
+# take for ever.
+_SERVED = frozenset(
+    [
+        "9p",
+        "afs",
+        "autofs",
+        "ceph",
+        "cifs",
+        "fuse",
+        "fuseblk",
+        "lustre",
+        "nfs",
+        "nfs4",
+        "smb3",
+        "virtiofs",
+    ]
+)
+
+
+def is_served(kind: str) -> bool:
+    """Whether a file server or a daemon answers for this type of filesystem."""
+    return kind in _SERVED or kind.startswith("fuse.")
 
 
 class VmaKind:

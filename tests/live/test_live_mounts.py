@@ -240,3 +240,20 @@ before = os.open({str(tmp_path / "lower" / "old")!r}, os.O_RDWR)
     assert any(n.endswith(f"_{inodes['same']}") for n in into)
     # The lower file that was copied is another one by now.
     assert not any(n.endswith(f"_{inodes['before']}") and n in into for n in written)
+
+
+def test_what_a_thread_with_a_tree_of_its_own_reaches_is_not_told(tmp_path, volume):
+    """The leader is in a jail without the volume; its thread stayed where the volume is."""
+    outside = jail(tmp_path / "one", (volume, "volume", False))
+    inside = child(
+        "CLONE_FS = 0x200\nthreading.stack_size(1 << 20)\n"
+        "tid = in_thread(lambda: unshare(CLONE_FS))\n"  # from here on its root is its own
+        f"os.mkdir({str(tmp_path / 'empty')!r})\nos.chroot({str(tmp_path / 'empty')!r})"
+    )
+    with outside as a, inside as b:
+        (Path(volume) / "file").write_text("x")
+        tid = b.ask("tid")
+        assert os.readlink(f"/proc/{b.pid}/root") != "/"
+        assert Path(f"/proc/{b.pid}/task/{tid}/root{volume}/file").read_text() == "x"
+        assert not Path(f"/proc/{b.pid}/root{volume}/file").exists()
+        assert shares(model_of(a, b), a, b, "W") == "unknown"

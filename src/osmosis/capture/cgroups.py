@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from osmosis.capture.ledger import HOST, Ledger
 from osmosis.capture.processes import ProcessRecord
-from osmosis.capture.views import cgroup_controllers, mounts
+from osmosis.capture.quotas import in_initial_cgroup_namespace, places, resolve
 from osmosis.schema import COLUMNS, NO_ID, CgroupVerb, Status
 
 __all__ = ["read_cgroup_files"]
 
 SOURCE = "cgroups"
-INITIAL = 0xEFFF_FFFB  # PROC_CGROUP_INIT_INO, include/linux/proc_ns.h
 # Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/*.rst
 _V2 = {
     "cgroup.kill": CgroupVerb.KILL,
@@ -46,17 +45,17 @@ def read_cgroup_files(record: ProcessRecord, *, ledger: Ledger) -> dict[str, NDA
     """
     pool = record.pool
     texts = pool.texts(record.text["cgroup"])
-    places = _places()
-    outside = _outside()
+    where = places()
+    outermost = in_initial_cgroup_namespace()
     out: dict[str, list[Any]] = {n: [] for n, c in COLUMNS.items() if c.table == "cgroupfile"}
     lost = 0
     for controllers, path in sorted(_with_ancestors(texts)):
-        place = _path_of(places.get(controllers, ()), path)
+        place = resolve(where.get(controllers, ()), path)
         if place is None:
             lost += 1
             continue
         files = _V1 if controllers else _V2
-        if path == "/" and outside:
+        if path == "/" and outermost:
             files = {}  # the root of a hierarchy cannot be killed, frozen or limited
         for name, verb in {".": CgroupVerb.DIRECTORY, **files}.items():
             seen = _stat(place / name)
@@ -72,28 +71,6 @@ def read_cgroup_files(record: ProcessRecord, *, ledger: Ledger) -> dict[str, NDA
     return {name: np.array(values, COLUMNS[name].dtype) for name, values in out.items()}
 
 
-def _outside() -> bool:
-    try:
-        return os.stat("/proc/self/ns/cgroup").st_ino == INITIAL
-    except OSError:
-        return False
-
-
-def _places() -> dict[str, list[tuple[str, Path]]]:
-    """By hierarchy, the collector's mounts of it: (cgroup at the mount's root, mount point)."""
-    found: dict[str, list[tuple[str, Path]]] = {}
-    try:
-        text = Path("/proc/self/mountinfo").read_bytes()
-    except OSError:
-        return found
-    for mount in mounts(text):
-        if mount.kind in (b"cgroup", b"cgroup2"):
-            name = cgroup_controllers(mount.super_options) if mount.kind == b"cgroup" else ""
-            place = (os.fsdecode(mount.root), Path(os.fsdecode(mount.point)))
-            found.setdefault(name, []).append(place)
-    return found
-
-
 def _with_ancestors(texts: Any) -> set[tuple[str, str]]:
     nodes: set[tuple[str, str]] = set()
     for text in texts:
@@ -107,17 +84,6 @@ def _with_ancestors(texts: Any) -> set[tuple[str, str]]:
             for depth in range(len(steps) + 1):
                 nodes.add((controllers, "/" + "/".join(steps[:depth])))
     return nodes
-
-
-def _path_of(places: Any, path: str) -> Path | None:
-    if path.startswith("/.."):
-        return None
-    for root, point in places:
-        if root == "/":
-            return Path(f"{point}{path}")
-        if path == root or path.startswith(root + "/"):
-            return Path(f"{point}{path[len(root) :]}")
-    return None
 
 
 def _stat(file: Path) -> tuple[int, int, int, int] | None:

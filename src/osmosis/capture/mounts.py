@@ -23,7 +23,7 @@ from osmosis.capture.pinned import Held, slurp
 from osmosis.capture.processes import ProcessRecord
 from osmosis.capture.views import Mount, mounts
 from osmosis.errors import ProcessGone
-from osmosis.schema import COLUMNS, NAMESPACES, NO_ID, Status
+from osmosis.schema import COLUMNS, KERNEL_FILESYSTEMS, NAMESPACES, NO_ID, Status, is_served
 
 __all__ = ["MountReader"]
 
@@ -32,18 +32,9 @@ MNT = NAMESPACES.index("mnt")
 _MOUNT_ID = re.compile(rb"^mnt_id:\s*(\d+)$", re.MULTILINE)
 
 
-# Filesystems that the kernel makes of its own state. Nothing is stored in them.
-KERNEL_FILESYSTEMS = frozenset(
-    b"autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts efivarfs fusectl mqueue nsfs "
-    b"proc pstore rpc_pipefs securityfs selinuxfs smackfs sysfs tracefs".split()
-)
-# Filesystems behind which somebody else answers: looking at them could take for ever.
-REMOTE = frozenset(b"9p afs autofs ceph cifs fuse fuseblk lustre nfs nfs4 smb3 virtiofs".split())
-
-
 def is_remote(kind: bytes) -> bool:
-    """Whether a file server or a daemon answers for this type of filesystem."""
-    return kind in REMOTE or kind.startswith(b"fuse.")
+    """``is_served`` of a type as mountinfo has it."""
+    return is_served(os.fsdecode(kind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +147,7 @@ class MountReader:
         try:
             for mount in found:
                 behind = any(_below(mount.point, point) is not None for point in far)
-                if mount.kind in KERNEL_FILESYSTEMS or behind:
+                if os.fsdecode(mount.kind) in KERNEL_FILESYSTEMS or behind:
                     continue
                 seen = _walk(root, mount.point)
                 # Something else may be mounted over it.

@@ -25,7 +25,14 @@ from osmosis.capture.views import cgroup_controllers, mounts
 from osmosis.errors import ProcessGone
 from osmosis.schema import COLUMNS, QuotaKind, Status
 
-__all__ = ["cpu_list", "limits_of", "places", "read_quotas", "resolve"]
+__all__ = [
+    "cpu_list",
+    "in_initial_cgroup_namespace",
+    "limits_of",
+    "places",
+    "read_quotas",
+    "resolve",
+]
 
 SOURCE = "quotas"
 INITIAL = 0xEFFF_FFFB  # PROC_CGROUP_INIT_INO, include/linux/proc_ns.h
@@ -76,8 +83,16 @@ def read_quotas(record: ProcessRecord, *, ledger: Ledger) -> dict[str, NDArray[A
 # -- limits
 
 
-def places(text: bytes) -> dict[str, list[Place]]:
-    """By hierarchy, the mounts that a mountinfo lists: (cgroup at its root, mount point)."""
+def places(text: bytes | None = None) -> dict[str, list[Place]]:
+    """By hierarchy, the mounts that a mountinfo lists: (cgroup at its root, mount point).
+
+    Without a text those that we see; none if that cannot be read.
+    """
+    if text is None:
+        try:
+            text = Path("/proc/self/mountinfo").read_bytes()
+        except OSError:
+            return {}
     found: dict[str, list[Place]] = {}
     for mount in mounts(text):
         if mount.kind in (b"cgroup", b"cgroup2"):
@@ -143,15 +158,12 @@ def _limits(text: str) -> bool:
 
 
 def _read_limits(record: ProcessRecord, out: dict[str, list[Any]], ledger: Ledger) -> None:
-    try:
-        where = places(Path("/proc/self/mountinfo").read_bytes())
-    except OSError:
-        where = {}
+    where = places()
     texts = record.pool.texts(record.text["cgroup"])
     add, lost = _adder(record, out), 0
     for name, kinds, path in sorted(_wanted(texts)):
         if not path:
-            if not _outside():
+            if not in_initial_cgroup_namespace():
                 for kind in kinds:
                     add(name, path, kind, None, Status.HIDDEN)
             continue
@@ -169,7 +181,7 @@ def _read_limits(record: ProcessRecord, out: dict[str, list[Any]], ledger: Ledge
             else:
                 if limit is not None:
                     add(name, path, kind, limit, Status.READ)
-    if not _outside():
+    if not in_initial_cgroup_namespace():
         why = "limits above the root of the collector's cgroup namespace are not seen"
         ledger.add(HOST, SOURCE, Status.HIDDEN, why)
     if lost:
@@ -215,7 +227,7 @@ def _wanted(texts: Iterable[bytes]) -> set[tuple[str, tuple[int, ...], str]]:
     }
 
 
-def _outside() -> bool:
+def in_initial_cgroup_namespace() -> bool:
     """Whether we are in the first cgroup namespace: nothing is above what we see."""
     try:
         return os.stat("/proc/self/ns/cgroup").st_ino == INITIAL

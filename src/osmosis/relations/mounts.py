@@ -17,41 +17,11 @@ from osmosis.graph.graph import ALL, ANY, POTENTIAL, Edge, Edges, Kind, R, W, X
 from osmosis.graph.names import Block
 from osmosis.relations.memory import device_names, ranges
 from osmosis.relations.parts import Parts
-from osmosis.schema import Status
+from osmosis.schema import KERNEL_FILESYSTEMS, Status, is_served
 from osmosis.snapshot import Snapshot
 
-__all__ = ["add_mounts"]
+__all__ = ["add_mounts", "threads_elsewhere"]
 
-# Filesystems that the kernel makes of its own state: nothing is stored in them, and what writing
-# to their files does is control (of processes, cgroups ...), not a file that is shared.
-KERNEL_FILESYSTEMS = frozenset(
-    (
-        "autofs",
-        "binfmt_misc",
-        "bpf",
-        "cgroup",
-        "cgroup2",
-        "configfs",
-        "debugfs",
-        "devpts",
-        "efivarfs",
-        "fusectl",
-        "mqueue",
-        "nsfs",
-        "proc",
-        "pstore",
-        "rpc_pipefs",
-        "securityfs",
-        "selinuxfs",
-        "smackfs",
-        "sysfs",
-        "tracefs",
-    )
-)
-# Filesystems whose server decides who may do what.
-SERVED = frozenset(
-    ("9p", "afs", "ceph", "cifs", "fuse", "fuseblk", "lustre", "nfs", "nfs4", "smb3", "virtiofs")
-)
 CAP_DAC_OVERRIDE = 1  # include/uapi/linux/capability.h
 DIRECTORY = 0o040000
 DELETED = b"//deleted"
@@ -276,16 +246,12 @@ def _masks(
     """
     may = np.where(snap["mount_read_only"][mount] == 0, ALL, ANY | R | X).astype(np.uint8)
     kinds = np.unique(snap["mount_kind"])
-    served = kinds[[_is_served(snap.text(row)) for row in kinds.tolist()]]
+    served = kinds[[is_served(snap.text(row)) for row in kinds.tolist()]]
     local = ~np.isin(snap["mount_kind"][mount], served)
     sure = np.where((owner < 0) & local, may, 0).astype(np.uint8)
     plain = np.flatnonzero((owner >= 0) & local & (exact >= 0))
     sure[plain] = may[plain] & _by_mode(snap, owner[plain], exact[plain])
     return sure, may
-
-
-def _is_served(kind: str) -> bool:
-    return kind in SERVED or kind.startswith("fuse.")
 
 
 def _by_mode(
@@ -342,14 +308,33 @@ def _add_spaces(parts: Parts, listed: list[Subtree], first: int) -> None:
     )
 
 
+def threads_elsewhere(snap: Snapshot) -> NDArray[np.int32]:
+    """Rows of processes with a thread that has another mount namespace or root directory."""
+    of = snap["thread_process"]
+    apart = np.zeros(len(of), bool)
+    for name, unread in (("ns_mnt", -1), ("root_dev", 0), ("root_inode", 0)):
+        its, own = snap[f"thread_{name}"], np.append(snap[f"process_{name}"], 0)[of]
+        apart |= (its != own) | (its == unread)
+    return np.unique(of[apart & (of >= 0)])
+
+
 def _add_unknown(parts: Parts, snap: Snapshot, first: int, n: int) -> None:
     """Processes whose tree was not read could reach any mount, and what the others do not see.
+
+    So could those with a thread whose file tree or rights are others: that one's are not read.
 
     By edges and not by ``unseen``: these count only where what is potential is asked for.
     """
     known = np.zeros(snap.n_processes, bool)
     status = np.append(snap["tree_status"], Status.SKIPPED)
     known[snap["treemember_process"]] = status[snap["treemember_tree"]] == Status.READ
+    known[threads_elsewhere(snap)] = False
+    of = snap["thread_process"]
+    stronger = snap["thread_fsuid"] != np.append(snap["process_fsuid"], 0)[of]
+    stronger |= (
+        snap["thread_cap_eff"] & ~np.append(snap["process_cap_eff"], np.uint64(0))[of]
+    ) != 0
+    known[of[stronger & (of >= 0)]] = False
     asked = snap.host.get("sources")
     if asked is None and not len(snap["treemember_process"]):
         return  # a snapshot that was made by hand
@@ -357,7 +342,7 @@ def _add_unknown(parts: Parts, snap: Snapshot, first: int, n: int) -> None:
     if not len(blind):
         return
     unknown = parts.nodes(Kind.RESOURCE, "MOUNT", Block("MOUNT_unknown_{}", (np.array([1]),)))
-    rule = parts.rule("a process whose mounts were not read may see any", "coverage: mounts")
+    rule = parts.rule("a process whose mounts were not all read may see any", "coverage: mounts")
     for src, dst, kind in (
         (blind, np.full(len(blind), unknown), Edge.HOLD),
         (np.full(n, unknown), np.arange(first, first + n), Edge.MAP),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from osmosis.relations.control.facts import Facts
 from osmosis.relations.control.files import WRITE, Owners, permitted
 from osmosis.relations.control.rules import raised
+from osmosis.relations.mounts import threads_elsewhere
 from osmosis.schema import Status
 
 __all__ = ["FIXED", "TEXT", "Openable", "openable"]
@@ -55,6 +56,7 @@ class Openable:
         self.tree[member[member >= 0]] = s["treemember_tree"][member >= 0]
         read = np.append(s["tree_status"], Status.SKIPPED) == Status.READ
         self.tree = np.where(read[self.tree], self.tree, -1)
+        self.tree[threads_elsewhere(s)] = -1  # what a thread of it sees was not read
         self._ways: dict[tuple[int, bool], tuple[Bools, Bools, Bools]] = {}
         self._bytes: dict[int, bytes] = {}
 

@@ -143,7 +143,7 @@ def _name(facts: Facts, file: int) -> str:
 def _doubt(mapped: _Mapped, pair: Pair, s: int, file: int) -> str:
     files = mapped.files
     if files.tree[pair.a.process[s]] < 0:
-        return "a's mounts were not read (mountinfo)"
+        return "a's mounts were not read, or a thread of it sees others (mountinfo)"
     if files.status[file] not in (Status.READ, Status.SKIPPED):
         return "it could not be looked at (map_files)"
     if mapped.doubt[file]:
