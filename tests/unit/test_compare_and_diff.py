@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from osmosis.errors import QueryError, SelectorError
 from osmosis.formats.comparison import change_lines, to_markdown
@@ -19,6 +21,7 @@ from osmosis.model import Model
 from osmosis.query.compare import compare
 from osmosis.query.comparison import PARTS, Count, Shift, Way
 from osmosis.query.diff import diff
+from strategies import graph_of, systems
 
 DATA = Path(__file__).parents[1] / "data"
 HEADER = "NODE_TYPE,NODE_ID,DATA,EDGE_TYPE,EDGE_FROM,EDGE_TO,EXTRA\n"
@@ -115,6 +118,43 @@ def test_what_could_be_used_is_apart_from_what_was_observed():
     assert case.tcb.ways == {Way("files", "MOUNT"): {"other": Count(0, 0, 1)}}
     assert len(model.tcb(model.pd("comm:db"))) == 0
     assert len(model.tcb(model.pd("comm:db"), potential=True)) == 1
+
+
+@settings(deadline=None, max_examples=80)
+@given(system=systems(), runs=st.booleans(), data=st.data())
+def test_a_case_is_what_the_queries_say(system, runs, data):
+    model = Model(graph_of(system, runs=runs))
+    pd = model.pds[data.draw(st.integers(0, len(model.pds) - 1))]
+    access = data.draw(st.sampled_from(["ANY", "R", "W", "RW"]))
+    case = compare({"one": model}, subject=f"id:{pd.id}", access=access, by="comm")["one"]
+    kernel = {model.data.kernel}
+
+    def counted(observed, potential, drop=frozenset()):
+        certain, unknown = ({*s.rows.tolist()} - drop for s in (observed, observed.unknown))
+        more = {*potential.rows.tolist()} - certain - drop
+        return Count(len(certain), len(unknown), len(more))
+
+    for side, ask in ((case.tcb, model.tcb), (case.impact_boundary, model.impact_boundary)):
+        observed, potential = ask(pd, access=access), ask(pd, access=access, potential=True)
+        assert side.size == counted(observed, potential)
+        if pd == model.kernel:  # which has every way to all, and no verb or type of its own
+            continue
+        for part in ("control", "service"):
+            found = observed.parts[part]
+            assert side.parts[part] == counted(found, found, kernel)
+        own, other = ("ANY", access) if side is case.tcb else (access, "ANY")
+        for name in sorted({model.data.types[t] for t in model.data.type.tolist() if t >= 0}):
+            each = [
+                model.shared_resources(pd, types=name, access=other, own_access=own, potential=p)
+                for p in (False, True)
+            ]
+            assert side.types.get(name, Count()) == counted(*each, kernel)
+    for other, between in case.isolation.items():
+        rows = [p for p in model.find(f"comm:{other}") if p != pd]
+        assert dict(between) == dict(model.isolation(pd, rows))
+        assert case.fr[other] == model.fr(pd, rows)
+        for name, value in case.rsi[other].items():
+            assert value == pytest.approx(model.rsi(pd, rows, name), nan_ok=True)
 
 
 def mounts():

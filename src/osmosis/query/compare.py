@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osmosis.errors import QueryError, SelectorError
+from osmosis.graph.graph import POTENTIAL, Edge, Graph
 from osmosis.graph.pds import escape
 from osmosis.graph.sets import Nodes, PDSet
 from osmosis.query.comparison import PARTS, TYPES, Boundary, Case, Comparison, Count, Way
@@ -113,6 +114,24 @@ def members_of(model: Model, subject: Sequence[int] | NDArray[Any], by: str = "r
     return names
 
 
+def _types_by_use(graph: Graph) -> set[str]:
+    """Types of resource that somebody may reach over an edge that was not observed. O(E)."""
+    edges, runs = graph.edges, graph.runs
+    used = np.unique(graph.type[edges.dst[(edges.flags & POTENTIAL) != 0]])
+    maps, sources = edges.kind == Edge.MAP, graph.type[runs.source]
+    ends = [
+        (graph.type[edges.src[maps]], graph.type[edges.dst[maps]]),
+        # Which source leads where is not asked: that of any may lead to that of any.
+        *((np.full(len(runs), t), graph.type[runs.dst]) for t in np.unique(sources)),
+    ]
+    pairs = np.unique(np.concatenate([np.stack(pair, axis=1) for pair in ends]), axis=0)
+    while True:
+        more = np.union1d(used, pairs[np.isin(pairs[:, 0], used), 1])
+        if len(more) == len(used):
+            return {graph.types[t] for t in used.tolist() if t >= 0}
+        used = more
+
+
 def _selectors(models: Mapping[str, Model], subject: str | Mapping[str, str]) -> dict[str, str]:
     if isinstance(subject, str):
         return dict.fromkeys(models, subject)
@@ -165,6 +184,7 @@ class _Side:
         self.roles = sorted(set(self.names))
         at = {role: i for i, role in enumerate(self.roles)}
         self.code = np.array([at[name] for name in self.names], np.int64)
+        self.by_use = _types_by_use(model.data)
 
     def case(self, name: str, others: Sequence[str] | None) -> Case:
         """Everything about the subject in this model."""
@@ -225,7 +245,8 @@ class _Side:
         model = self.model
         ask = model.tcb if forward else model.impact_boundary
         answer = ask(self.who, **self.ask)
-        whole = self._found(answer, ask(self.who, potential=True, **self.ask))
+        more = ask(self.who, potential=True, **self.ask) if self.by_use else answer
+        whole = self._found(answer, more)
         ways = self._ways(answer, forward=forward)
         nobody = np.zeros(len(self.names), bool)
         parts = {part: _Found(nobody, nobody, nobody) for part in PARTS}
@@ -242,10 +263,9 @@ class _Side:
         """Who is a member by each way, the kernel left out."""
         model, out = self.model, dict[Way, _Found]()
         for name in sorted(self._types(forward=forward)):
-            observed, potential = (
-                self._sharing(name, potential, forward=forward) for potential in (False, True)
-            )
-            out[Way(TYPES.get(name, "other"), name)] = self._found(observed, potential)
+            observed = self._sharing(name, False, forward=forward)
+            more = self._sharing(name, True, forward=forward) if name in self.by_use else observed
+            out[Way(TYPES.get(name, "other"), name)] = self._found(observed, more)
         control = model.controllers if forward else model.controls
         for verb in sorted(verbs_of(model.data.control.verbs, self.ask["verbs"])[0]):
             found = control(self.who, verbs=verb)
