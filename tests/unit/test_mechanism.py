@@ -48,12 +48,12 @@ def system(*rows):
 
 @pytest.fixture
 def drawn(tmp_path):
-    def drawn(*rows, subject="role:db", **options):
+    def drawn(*rows, subject="role:db", answer=None, **options):
         path = tmp_path / "in.csv"
         path.write_text(HEADER + "".join(rows))
         model = read_csv(path)
         case = compare({"one": model}, subject=subject, **options)["one"]
-        return mechanism(model, case, by=options.get("by", "role"))
+        return mechanism(model, case, answer=answer, by=options.get("by", "role"))
 
     return drawn
 
@@ -108,6 +108,31 @@ def test_where_they_meet_and_by_which_edges(drawn):
     }
     assert boxes(made)["its own"].lines == ("PID",)
     assert boxes(made)["shared with"].lines == ("app", "NET")
+
+
+def test_one_boundary_alone(drawn):
+    tcb = drawn(*system(), answer="tcb")
+    roles = {title: node.role for title, node in boxes(tcb).items() if node.kind == "PD"}
+    assert roles["app"] == roles["daemon x2"] == "tcb"
+    assert roles["log"] == roles["bystander"] == "outside"
+    assert boxes(tcb)["db"].lines == ("redis", "TCB 3")
+    assert [node.title for node in tcb.nodes if node.kind == "RESOURCE"] == ["MO: 3 pages"]
+    assert "REQUEST" not in {link.kind for link in tcb.links}
+
+    ib = drawn(*system(), answer="impact_boundary")
+    roles = {title: node.role for title, node in boxes(ib).items() if node.kind == "PD"}
+    assert roles == {
+        "db": "subject",
+        "app": "ib",
+        "log": "ib",
+        "daemon x2": "outside",
+        "bystander": "outside",
+    }
+    resources = [node.title for node in ib.nodes if node.kind == "RESOURCE"]
+    assert resources == ["MO: 3 pages", "FILE: 1"]
+    assert "HOLD" not in {k.kind for k in ib.links if ib.nodes[k.target].title == "db"}
+    with pytest.raises(QueryError, match="tcb or impact_boundary"):
+        drawn(*system(), answer="both")
 
 
 def test_what_is_not_known_is_drawn_so(drawn):

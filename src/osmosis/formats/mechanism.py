@@ -20,7 +20,7 @@ from osmosis.graph.graph import ANY, POTENTIAL, Edge, Kind
 from osmosis.graph.sets import PDSet
 from osmosis.model import Model
 from osmosis.query.compare import members_of
-from osmosis.query.comparison import TYPES, Boundary, Case, Count, Way
+from osmosis.query.comparison import ANSWERS, TYPES, Boundary, Case, Count, Way
 
 __all__ = ["mechanism"]
 
@@ -37,7 +37,7 @@ I4 = NDArray[np.int32]
 Reach = dict[int, tuple[str, str]]  # node -> letters certain, letters possible beyond those
 
 
-def mechanism(model: Model, case: Case, *, by: str = "role") -> View:
+def mechanism(model: Model, case: Case, *, answer: str | None = None, by: str = "role") -> View:
     """Return the drawing of *case*, which a comparison made of *model*.
 
     Parameters
@@ -46,18 +46,22 @@ def mechanism(model: Model, case: Case, *, by: str = "role") -> View:
         The model of the case.
     case
         What is drawn; it has its subject.
+    answer
+        "tcb" or "impact_boundary": only that, and what makes it; None: both, and all they share.
     by
         The column that named members in the comparison.
 
     Raises
     ------
     QueryError
-        The case has no subject.
+        The case has no subject, or *answer* is none of these.
 
     """
+    if answer not in (None, *ANSWERS):
+        raise QueryError(f"answer must be {' or '.join(ANSWERS)}, not {answer!r}")
     if case.tcb is None or case.impact_boundary is None:
         raise QueryError(f"there is nothing to draw: {case.absent}")
-    return _Drawing(model, case, by).view()
+    return _Drawing(model, case, answer, by).view()
 
 
 @dataclass(slots=True)
@@ -78,8 +82,10 @@ class _Meeting:
 
 
 class _Drawing:
-    def __init__(self, model: Model, case: Case, by: str) -> None:
-        self.model, self.case, self.graph = model, case, model.data
+    def __init__(self, model: Model, case: Case, answer: str | None, by: str) -> None:
+        self.model, self.case, self.graph, self.answer = model, case, model.data, answer
+        self.tcb = None if answer == "impact_boundary" else case.tcb
+        self.ib = None if answer == "tcb" else case.impact_boundary
         self.rows = np.array([pd.row for pd in model.find(case.selector)], np.int32)
         names = members_of(model, self.rows, by)
         own = set(self.rows.tolist())
@@ -106,7 +112,8 @@ class _Drawing:
         self._control(at)
         self._services(at)
         self._spaces()
-        title = f"{case.name}: {case.selector}"
+        what = {"tcb": ", its TCB", "impact_boundary": ", its Impact Boundary"}
+        title = f"{case.name}: {case.selector}{what.get(self.answer or '', '')}"
         return View(
             title, 0, tuple(self.nodes), tuple(self.links), tuple(self._notes()), heads=self.heads
         )
@@ -135,7 +142,7 @@ class _Drawing:
     def _notes(self) -> Iterator[str]:
         if self.graph.kernel is not None:
             yield "The kernel holds all with every permission; its other holds are not drawn."
-        for word, side in (("TCB", self.case.tcb), ("IB", self.case.impact_boundary)):
+        for word, side in (("TCB", self.tcb), ("IB", self.ib)):
             if side is not None and side.size.potential:
                 yield (
                     f"{side.size.potential} more would be in the {word} by what could be used and"
@@ -147,7 +154,7 @@ class _Drawing:
     def _who(self) -> list[str]:
         comms = Counter(str(self.model.pds.comm[row]) for row in self.rows.tolist())
         lines = listing(comms)
-        for word, side in (("TCB", self.case.tcb), ("IB", self.case.impact_boundary)):
+        for word, side in (("TCB", self.tcb), ("IB", self.ib)):
             if side is not None:
                 lines.append(f"{word} {_plus(side.size)}")
         return lines
@@ -155,7 +162,7 @@ class _Drawing:
     def _roles(self) -> dict[str, int]:
         """Boxes of the others; returns the box of each role."""
         at: dict[str, int] = {}
-        if self.graph.kernel is not None:
+        if self.graph.kernel is not None and self.tcb is not None:
             at["kernel"] = self._add("PD", "PD", 0, "kernel", "kernel", ["in every TCB"])
             self._link(at["kernel"], 0, "HOLD", "everything", certain=True)
 
@@ -179,7 +186,7 @@ class _Drawing:
         return at
 
     def _counts(self, role: str) -> tuple[Count, Count]:
-        tcb, ib = self.case.tcb, self.case.impact_boundary
+        tcb, ib = self.tcb, self.ib
         none = Count()
         return (
             none if tcb is None else tcb.roles.get(role, none),
@@ -220,11 +227,17 @@ class _Drawing:
             found.setdefault(key, meeting).nodes.append(node)
             found[key].theirs.update(who)
             found[key].mine = _joined(found[key].mine, may)
-        for meeting in self._largest(list(found.values())):
+        for meeting in self._largest([m for m in found.values() if self._matters(m)]):
             self._meeting(meeting, at)
         memory = [node for node in private if self._type(node) == "MO"]
-        if memory:
+        if memory and self.answer is None:
             self._private(memory)
+
+    def _matters(self, meeting: _Meeting) -> bool:
+        """Whether somebody may alter it on the side that the answer asks about."""
+        if self.answer is None:
+            return True
+        return meeting.how == "written" if self.answer == "tcb" else "W" in "".join(meeting.mine)
 
     @staticmethod
     def _old(
@@ -327,14 +340,14 @@ class _Drawing:
     # -- control and services
 
     def _control(self, at: Mapping[str, int]) -> None:
-        for side, inward in ((self.case.tcb, True), (self.case.impact_boundary, False)):
+        for side, inward in ((self.tcb, True), (self.ib, False)):
             for role, (sure, may) in _verbs(side).items():
                 if role in at:
                     ends = (at[role], 0) if inward else (0, at[role])
                     self._link(*ends, "HOLD", _loudest(sure or may), certain=bool(sure))
 
     def _services(self, at: Mapping[str, int]) -> None:
-        for side, outward in ((self.case.tcb, True), (self.case.impact_boundary, False)):
+        for side, outward in ((self.tcb, True), (self.ib, False)):
             who = {} if side is None else side.ways.get(Way("service"), {})
             for role, count in who.items():
                 if role in at and role in self.of:

@@ -12,7 +12,18 @@ from typing import Any, NamedTuple
 from osmosis.graph.pds import escape
 from osmosis.query.isolation import Isolation
 
-__all__ = ["PARTS", "TYPES", "Boundary", "Case", "Change", "Comparison", "Count", "Shift", "Way"]
+__all__ = [
+    "ANSWERS",
+    "PARTS",
+    "TYPES",
+    "Boundary",
+    "Case",
+    "Change",
+    "Comparison",
+    "Count",
+    "Shift",
+    "Way",
+]
 
 # Parts of a boundary, and the types of resource that make the first two; "other" has the rest.
 PARTS = ("memory", "files", "other", "control", "service")
