@@ -1,7 +1,8 @@
 """Fixtures of the benchmarks, and the table at the end.
 
 Options: ``--record`` writes the table into docs/performance.md; ``--small`` leaves out all that
-wants more than 1000 processes; ``--huge`` adds 20 000 synthetic ones.
+wants more than 1000 processes; ``--huge`` adds 20 000 synthetic ones; ``--profile`` adds where
+the time of a capture goes (it needs perf).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record", action="store_true", help="write docs/performance.md")
     parser.addoption("--small", action="store_true", help="at most 1000 processes")
     parser.addoption("--huge", action="store_true", help="20 000 synthetic processes too")
+    parser.addoption("--profile", action="store_true", help="where the time of a capture goes")
 
 
 def pytest_configure(config: pytest.Config) -> None:

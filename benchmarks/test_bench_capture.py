@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import osmosis
 from benchmarks.conftest import captured, ratios
 from benchmarks.farm import Shape
-from benchmarks.peers import c_reader, numpy_capture, plain_python, psutil_queries
+from benchmarks.peers import (
+    c_reader,
+    numpy_capture,
+    page_graph,
+    plain_python,
+    psutil_queries,
+    smem_queries,
+)
 from osmosis.capture.ledger import Ledger
 from osmosis.capture.memory import MemoryReader
 from osmosis.capture.memory_probe import probe
@@ -162,30 +171,86 @@ def test_against_numpy(farms, beside, table):
 
 
 def test_against_plain_python(farms, beside, table):
+    """A page at a time: kept in a set for each frame; and as the nodes of a graph."""
     farm = farms(PLAIN)
     pids, skip = farm.pids[:40], skipped_frames()
     few = pids[:4]
     answers: dict[str, Any] = {}
     _, seconds = beside(
         lambda: captured_pids(pids),
-        {"python": lambda: plain_python.capture(few, skip)},
+        {
+            "sets": lambda: plain_python.capture(few, skip),
+            "graph": lambda: page_graph.capture(few, skip),
+            "model": lambda: captured_pids(pids).model(),
+        },
         answers=answers,
     )
 
-    want = plain_python.shared_pages(answers["python"])
     model = captured_pids(few).model()
     rows = [model.pds.row(pid) for pid in few]
     pages = model.shared_pages().toarray()
     where = list(zip(rows, few, strict=True))
     got = {(a, b): pages[i, j] for i, a in where for j, b in where if a <= b}
-    assert got == dict(want)
-    each = [s * len(pids) / len(few) for s in seconds["python"]]
+    assert got == dict(plain_python.shared_pages(answers["sets"]))
+    assert got == dict(page_graph.shared_pages(answers["graph"]))
+    scale = len(pids) / len(few)
+    graph = answers["graph"]
     table.add(
-        "plain Python, a page at a time ÷ capture()",
-        ratios(each, seconds["ours"]),
+        "plain Python, a page at a time, into a graph ÷ capture() and model",
+        [r * scale for r in ratios(seconds["graph"], seconds["model"])],
         target=300,
         more_is_better=True,
+        bound=20,
+        note=f"networkx; {len(few)} processes: {len(graph):,} nodes, {graph.size():,} edges",
+    )
+    table.add(
+        "plain Python, a page at a time, into sets ÷ capture()",
+        [r * scale for r in ratios(seconds["sets"], seconds["ours"])],
+        more_is_better=True,
         bound=10,
+        note="no graph: the reading alone",
+    )
+
+
+def children() -> float:
+    """CPU time of ours, and of the processes that we ran and that ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def test_against_smem(farms, beside, table):
+    if smem_queries.missing():
+        pytest.skip("smem is not installed")
+    farm = farms(PLAIN)
+    answers: dict[str, Any] = {}
+    snap, seconds = beside(
+        lambda: captured(farm, threads=1, sources=["memory"]),
+        {"smem": lambda: smem_queries.memory("osmosis-bench.*/farm")},
+        clock=children,
+        answers=answers,
+    )
+
+    process = np.repeat(snap["mm_process"], np.diff(snap["mm_vma_indptr"]))
+    resident = np.bincount(process, snap["vma_present"].astype(np.int64) - snap["vma_zero"])
+    # Alone: pages of the memory objects that one mapping maps.
+    of_region = np.empty(len(process), np.int64)
+    of_region[snap["vma_region"]] = process
+    first = snap["class_run_indptr"][:-1]
+    sizes = np.add.reduceat(snap["run_last"] - snap["run_first"] + 1, first)
+    lone = np.flatnonzero(sizes == 1)
+    holder = of_region[snap["run_first"][first[lone]]]
+    alone = np.bincount(holder, snap["class_pages"][lone], len(resident))
+    for row, pid in enumerate(snap["process_pid"].tolist()):
+        rss, uss = answers["smem"][pid]
+        assert rss == 4 * resident[row]
+        # What only it and its zygote, which is not captured, map: a few pages of the stack.
+        assert 0 <= 4 * alone[row] - uss <= 4 * 16
+    table.add(
+        "smem, resident and unshared memory of each ÷ capture() of who maps what",
+        ratios(seconds["smem"], seconds["ours"]),
+        more_is_better=True,
+        bound=1,
+        note="CPU time; it reads smaps",
     )
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import redis
+from benchmarks.apart import ENVIRONMENT, ROOT
 from benchmarks.conftest import ROUNDS, ratios
 from benchmarks.farm import Shape
 
@@ -30,10 +29,8 @@ def disturbed(how: str, seconds: float = 0.0, *, nice: int = 0) -> Iterator[dict
         yield report
         return
     command = [sys.executable, "-m", "benchmarks.disturb", how, str(PERIOD), str(seconds)]
-    root = Path(__file__).parents[1]
-    path = os.pathsep.join([str(root / "src"), os.environ.get("PYTHONPATH", "")])
     with subprocess.Popen(
-        ["nice", "-n", str(nice), *command], cwd=root, env=os.environ | {"PYTHONPATH": path},
+        ["nice", "-n", str(nice), *command], cwd=ROOT, env=ENVIRONMENT,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdin is not None

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import osmosis
+from benchmarks.apart import python
 from benchmarks.conftest import captured, ratios
 from benchmarks.farm import Shape
 from benchmarks.peers import c_reader
 
-ROOT = Path(__file__).parents[1]
 FEW = 100  # processes of a farm, for what one of few costs
 
 SCRIPT = """
@@ -52,17 +48,6 @@ began = time.perf_counter()
 snap = osmosis.capture()
 json.dump([time.perf_counter() - began, snap["process_pid"].tolist()], sys.stdout)
 """
-
-
-def python(*arguments: str, stdin: str = "", codes: tuple[int, ...] = (0,)) -> str:
-    """Run this interpreter apart, with the package of this tree; return what it printed."""
-    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, *arguments], input=stdin, capture_output=True, text=True, cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": path},
-    )  # fmt: skip
-    assert done.returncode in codes, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("n", [100, 1000, 2000, 5000])

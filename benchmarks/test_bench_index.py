@@ -77,7 +77,7 @@ def index_all(visits, threads=1):
 def test_index(n, farms, beside, table):
     farm = farms(Shape(processes=n))
     visits = read_all(farm.pids)
-    (indexes, found), seconds = beside(lambda: index_all(visits), {}, rounds=5)
+    (indexes, found), seconds = beside(lambda: index_all(visits), {})
 
     (index,) = indexes
     number, sums, hashes = hashed(visits, probe().zero_pfn)

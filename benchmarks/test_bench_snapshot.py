@@ -17,7 +17,6 @@ def test_save_and_load(n, made, room, beside, table, small):
     snap, path = made(n), room / f"synthetic{n}.osm"
     loaded, seconds = beside(
         lambda: osmosis.load(path), {"save": lambda: snap.save(path)}, clock=time.perf_counter,
-        rounds=3,
     )  # fmt: skip
 
     for name, column in snap.columns.items():
@@ -36,7 +35,7 @@ def test_model(n, made, beside, table, small):
     if small and n > 1000:
         pytest.skip("--small")
     snap = made(n)
-    model, seconds = beside(lambda: snap.replace().model(), {}, clock=time.perf_counter, rounds=3)
+    model, seconds = beside(lambda: snap.replace().model(), {}, clock=time.perf_counter)
 
     assert len(model.pds) == n + 1
     edges = int((model.data.runs.last - model.data.runs.first + 1).sum())
