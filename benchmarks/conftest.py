@@ -154,14 +154,15 @@ def beside(benchmark: Any) -> Callable[..., tuple[Any, dict[str, list[float]]]]:
                     answers[name] = answer
             return timed("ours", ours)
 
-        began = time.monotonic()
-        answer = turn()
-        fit = int(budget / (time.monotonic() - began))
-        left = min(rounds, max(FEWEST, fit)) - 1
-        if left > 0:
-            answer = benchmark.pedantic(turn, rounds=left, iterations=1)
-        else:
-            benchmark.pedantic(lambda: None, rounds=1, iterations=1)
+        def turns() -> Any:
+            began = time.monotonic()
+            answer = turn()
+            fit = int(budget / (time.monotonic() - began))
+            for _ in range(min(rounds, max(FEWEST, fit)) - 1):
+                answer = turn()
+            return answer
+
+        answer = benchmark.pedantic(turns, rounds=1, iterations=1)
         return answer, seconds
 
     return run
