@@ -7,12 +7,13 @@ Each process maps 10 000 pages of files that all have, the heap of its program's
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 PROGRAMS = 25
+REGIONS = 3  # of each process
 FILE_PAGES, HEAP_PAGES, COPIES = 10_000, 20_000, 150
 BLOCK = 64  # frames of one process that lie together
 PRESENT, FILE, EXCLUSIVE = (np.uint64(1 << bit) for bit in (63, 61, 56))
@@ -22,10 +23,11 @@ class Visit(NamedTuple):
     """Arguments of ``FrameIndex.visit``."""
 
     kind: NDArray[np.int32]
-    ordinal: NDArray[np.int32]
     prot: NDArray[np.uint8]
     indptr: NDArray[np.int64]
-    entries: NDArray[np.uint64]
+    words: NDArray[np.uint64]
+    row: int
+    when: int
 
 
 class Host:
@@ -72,15 +74,10 @@ class Host:
             self.pairs += sum(map(len, parts))
             yield Visit(
                 kind=np.array([0, 1 + program, 1 + PROGRAMS + program], np.int32),
-                ordinal=np.array([k, k // PROGRAMS, k // PROGRAMS], np.int32),
                 prot=prot,
                 indptr=np.cumsum([0, *map(len, parts)], dtype=np.int64),
-                entries=np.concatenate(parts),
+                words=np.concatenate(parts),
+                row=REGIONS * k,
+                when=k,
             )
         self.frames = FILE_PAGES + int(self._left.sum()) + own
-
-
-def members(found: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
-    """How many regions each class of ``classes_and_runs()`` has."""
-    sizes = found["run_last"].astype(np.int64) - found["run_first"] + 1
-    return np.add.reduceat(sizes, found["indptr"][:-1])

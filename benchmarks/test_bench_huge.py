@@ -13,7 +13,8 @@ INDEX = """
 import json, resource, sys, time
 import numpy as np
 from _fastproc.frames import FrameIndex
-from benchmarks.synthetic_frames import Host, members
+from _fastproc.partition import Partition
+from benchmarks.synthetic_frames import REGIONS, Host
 n, memory = int(sys.argv[1]), int(sys.argv[2])
 host, index, seconds = Host(n, memory), FrameIndex(), 0.0
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -22,14 +23,15 @@ for visit in host.visits():
     index.visit(*visit)
     seconds += time.process_time() - began
 began = time.process_time()
-found = index.classes_and_runs()
+found = Partition([index], np.ones(REGIONS * n, np.uint8))
 seconds += time.process_time() - began
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert index.pairs == host.pairs
-assert int(found["frames"].sum()) == host.frames
-assert int((found["frames"] * members(found)).sum()) == host.pairs
+assert int(found.pages.sum()) == host.frames
+sizes = np.add.reduceat(found.last.astype(np.int64) - found.first + 1, found.indptr[:-1])
+assert int((found.pages * sizes).sum()) == host.pairs
 json.dump({"seconds": seconds, "pairs": host.pairs, "frames": host.frames, "bytes": index.nbytes,
-           "beyond": (peak - base) / 1024, "classes": len(found["frames"])}, sys.stdout)
+           "beyond": (peak - base) / 1024, "classes": len(found.pages)}, sys.stdout)
 """
 
 QUERIES = """
