@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -83,6 +85,9 @@ def both(tmp_path_factory):
     with ExitStack() as stack:
         children = [stack.enter_context(child(code)) for code in programs(str(place)).values()]
         pids = [pid for c in children for pid in (c.pid, *c.ask("kids"))]
+        for pid in set(pids) - {c.pid for c in children}:
+            # One that dropped its rights may not end those that it made before.
+            stack.callback(os.kill, pid, signal.SIGKILL)
         path = str(place / "user.osm")
         code = CAPTURE.format(roots=[SRC, *ROOTS], user=USER, pids=pids, path=path)
         subprocess.run([sys.executable, "-ISs", "-c", code], check=True)
