@@ -413,3 +413,30 @@ def _asked_type(system, label):
     if label in system.names:
         return system.types[system.names.index(label)]
     return label
+
+
+def layer(system, x, y, types):
+    """separated, shared or unknown: by the spaces of the types that the two hold, observed."""
+    if x == y or system.kernel in (x, y):
+        return "shared"
+
+    def held(z, bit):
+        return {
+            e.dst
+            for e in system.links
+            if e.kind == "HOLD" and e.src == z and not e.flags & POTENTIAL
+            and system.kinds[e.dst] == "SPACE" and system.types[e.dst] in types
+            and (e.maybe if bit else e.perm) & 8
+        }  # fmt: skip
+
+    every = {s for s, k in enumerate(system.kinds) if k == "SPACE" and system.types[s] in types}
+    a, b = held(x, False), held(y, False)
+    if a & b:
+        return "shared"
+    a_may, b_may = held(x, True), held(y, True)
+    for may, z in ((a_may, x), (b_may, y)):
+        if any(system.unseen[t][z] & 8 for t in types if t in system.unseen):
+            may |= every | {"one that nobody saw"}
+    if a and b and not a_may & b_may:
+        return "separated"
+    return "unknown"

@@ -647,19 +647,15 @@ class Model:
         """Return `fr` of every row with every column."""
         every = np.arange(len(self.pds), dtype=np.int32)
         chosen = [every if which is None else which for which in map(self._chosen, (rows, cols))]
-        if self._grouping is None:
-            return metrics.fault_radii(
-                self._engine, types, kernel=kernel, rows=chosen[0], cols=chosen[1]
-            )
-        return np.array(
-            [
-                [
-                    self.fr(self.pds[a], self.pds[b], types=types, kernel=kernel)
-                    for b in chosen[1].tolist()
-                ]
-                for a in chosen[0].tolist()
-            ]
-        ).reshape(len(chosen[0]), len(chosen[1]))
+        return metrics.fault_radii(
+            self._engine,
+            types,
+            self._of,
+            len(self.pds),
+            kernel=kernel,
+            rows=chosen[0],
+            cols=chosen[1],
+        )
 
     # -- isolation
 
@@ -679,6 +675,20 @@ class Model:
         return layers.isolation_matrix(
             self._base, layer, group=self._grouping.of, pds=self._grouping.pds
         )
+
+    def isolation_scores(
+        self, rows: Any = None, cols: Any = None, *, paper: bool = False
+    ) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+        """Return how many layers separate each row from each column, and how many may.
+
+        Of all layers, or of the seven that the *paper*'s tool counts; two (rows, cols) int8, as
+        `isolation` scores a pair.
+        """
+        chosen = [self._chosen(which) for which in (rows, cols)]
+        every = np.arange(len(self.pds), dtype=np.int32)
+        picked = [every if one is None else one for one in chosen]
+        names = layers.PAPER_LAYERS if paper else tuple(layers.LAYERS)
+        return layers.scores((self.isolation_matrix(name) for name in names), *picked)
 
     # -- the whole host
 

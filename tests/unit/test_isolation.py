@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import oracle_queries as oracle
 from osmosis.errors import QueryError
 from osmosis.formats.csv import read_csv
 from osmosis.model import Model
@@ -133,6 +134,39 @@ def test_the_matrix_is_every_pair(system, data):
                     want = {"separated": True, "unknown": None, "shared": False}[state]
                     assert matrix.state(i, j) is want
                     assert matrix.state(j, i) is want
+
+
+@settings(deadline=None)
+@given(systems())
+def test_the_matrices_are_what_the_definition_says(system):
+    model = Model(graph_of(system))
+    matrices = {name: model.isolation_matrix(name) for name in LAYERS}
+    word = {True: "separated", None: "unknown", False: "shared"}
+    for i in system.pds:
+        for j in system.pds:
+            for name in ("net", "mnt", "cgroup"):
+                want = oracle.layer(system, i, j, LAYERS[name])
+                assert word[matrices[name].state(i, j)] == want
+
+
+@settings(deadline=None)
+@given(systems(), st.booleans())
+def test_the_scores_are_those_of_every_pair(system, grouped):
+    model = Model(graph_of(system))
+    model = model.group_by("role") if grouped else model
+    some = [*model.pds][:3]
+    whole = {paper: model.isolation_scores(paper=paper) for paper in (False, True)}
+    part = model.isolation_scores(some, some[:1])
+    for x in model.pds:
+        for y in model.pds:
+            if x.row == y.row:
+                continue
+            found = model.isolation(x, y)
+            for paper, score in ((False, found.full_score), (True, found.score)):
+                separated, unknown = whole[paper]
+                assert (separated[x.row, y.row], unknown[x.row, y.row]) == score[:2]
+    for mine, all_of_it in zip(part, whole[False], strict=True):
+        assert (mine == all_of_it[: len(some), :1]).all()
 
 
 @settings(deadline=None)

@@ -494,7 +494,7 @@ ASKED = {
     "fr", "explain", "control_matrix", "sharing_matrix", "tcb_matrix", "rsi_matrix", "fr_matrix",
     "shared_pages", "group_by",
 }  # fmt: skip
-TESTED_ELSEWHERE = {"isolation", "isolation_matrix", "pages_shared"}
+TESTED_ELSEWHERE = {"isolation", "isolation_matrix", "isolation_scores", "pages_shared"}
 NOT_QUERIES = {"pd", "find", "expand", "members"}
 
 

@@ -11,12 +11,13 @@ kernel makes every layer and stands outside none: it shares all of them with eve
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from osmosis.errors import QueryError
 from osmosis.graph.graph import ANY, POTENTIAL, Edge, Graph, Kind
@@ -31,6 +32,7 @@ __all__ = [
     "Score",
     "isolation",
     "isolation_matrix",
+    "scores",
 ]
 
 # Each layer, and the types of space that tell it where the graph has no fact of its own.
@@ -153,26 +155,37 @@ def _by_spaces(graph: Graph, types: tuple[str, ...]) -> _Facts:
     edges = graph.edges
     use = (edges.kind == Edge.HOLD) & (graph.kind[edges.dst] == Kind.SPACE)
     use &= wanted[graph.type[edges.dst]] & ((edges.flags & POTENTIAL) == 0)
-    sure: list[set[int]] = [set() for _ in range(n)]
-    may: list[set[int]] = [set() for _ in range(n)]
-    for k in np.flatnonzero(use).tolist():
-        if edges.maybe[k] & ANY:
-            may[edges.src[k]].add(int(edges.dst[k]))
-        if edges.perm[k] & ANY:
-            sure[edges.src[k]].add(int(edges.dst[k]))
+    use = np.flatnonzero(use & ((edges.maybe & ANY) != 0))
+    certain = (edges.perm[use] & ANY) != 0
+    sure: list[list[int]] = [[] for _ in range(n)]
+    may: list[list[int]] = [[] for _ in range(n)]
+    ends = zip(edges.src[use].tolist(), edges.dst[use].tolist(), certain.tolist(), strict=True)
+    for src, dst, is_certain in ends:
+        may[src].append(dst)
+        if is_certain:
+            sure[src].append(dst)
+    unseen = len(graph.kind)  # a node that stands for one that was not seen at all
     for name in graph.unseen.keys() & set(types):  # it may hold any space of that type
         every = np.flatnonzero(wanted[graph.type] & (graph.kind == Kind.SPACE)).tolist()
         for row in np.flatnonzero(graph.unseen[name] & ANY).tolist():
-            may[row].update([*every, -1])  # -1: one that was not seen at all
+            may[row] += [*every, unseen]
     keys = [(frozenset(s), frozenset(m)) for s, m in zip(sure, may, strict=True)]
     classes = list(dict.fromkeys(keys))
     at = {key: i for i, key in enumerate(classes)}
-    size = len(classes)
-    separated, maybe = np.zeros((2, size, size), bool)
-    for i, (a, a_may) in enumerate(classes):
-        for j, (b, b_may) in enumerate(classes):
-            separated[i, j] = bool(a and b) and not a_may & b_may
-            maybe[i, j] = not a & b
+
+    def held(sets: Iterable[frozenset[int]]) -> csr_array:
+        """(K, N + 1) csr_array of 1: which sets have which spaces."""
+        listed = [sorted(one) for one in sets]
+        indptr = np.concatenate([[0], np.cumsum([len(one) for one in listed])])
+        columns = np.array([space for one in listed for space in one], np.int64)
+        ones = np.ones(len(columns), np.int32)
+        return csr_array((ones, columns, indptr), shape=(len(listed), unseen + 1))
+
+    has, may_have = held(s for s, _ in classes), held(m for _, m in classes)
+    some = np.diff(has.indptr) > 0
+    separated = (may_have @ may_have.T).toarray() == 0
+    separated &= some[:, None] & some[None, :]
+    maybe = (has @ has.T).toarray() == 0
     says = tuple(
         ", ".join(sorted(escape(graph.names[s]) for s in a)) or "not known" for a, _ in classes
     )
@@ -272,3 +285,34 @@ def isolation_matrix(
         made = Relation.from_dense(every(facts.separated), every(facts.maybe), pds=pds)
         kernel = None if kernel is None else int(group[kernel])
     return made if kernel is None else made.with_row_and_column(kernel, row=False, column=False)
+
+
+def scores(
+    relations: Iterable[Relation], rows: NDArray[np.int32], cols: NDArray[np.int32]
+) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    """Return how many of the layers' *relations* hold of each row and column, and how many may.
+
+    PDs with equal facts in every layer are compared once; two bytes for each pair.
+    """
+    known = list(relations)
+    forms = [relation.classes for relation in known]
+    classed = [form for form in forms if form is not None]
+    if len(classed) < len(known):  # groups
+        separated, unknown = np.zeros((2, len(rows), len(cols)), np.int8)
+        for relation in known:
+            for k, row in enumerate(rows.tolist()):
+                sure, may = relation.row_masks(row)
+                separated[k] += sure[cols]
+                unknown[k] += (may & ~sure)[cols]
+        return separated, unknown
+    kinds, of = np.unique(np.stack([form[0] for form in classed]), axis=1, return_inverse=True)
+    small = np.zeros((2, kinds.shape[1], kinds.shape[1]), np.int8)
+    for (_, yes, maybe), mine in zip(classed, kinds, strict=True):
+        pairs = np.ix_(mine, mine)
+        small[0] += yes[pairs]
+        small[1] += (maybe & ~yes)[pairs]
+    of = of.reshape(-1)
+    separated, unknown = (one[of[rows]][:, of[cols]] for one in small)
+    itself = rows[:, None] == cols[None, :]
+    separated[itself] = unknown[itself] = 0
+    return separated, unknown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from osmosis.query.reach import (
     shareable,
     spans,
 )
-from osmosis.query.walk import Way, distinct
+from osmosis.query.walk import Way, distinct, gathered
 
 __all__ = [
     "fault_radii",
@@ -353,43 +354,62 @@ def _space_type(engine: Engine, label: str, wanted: frozenset[str]) -> bool:
     return engine.graph.types[engine.graph.type[node]] in wanted
 
 
-def depths(
-    engine: Engine, types: frozenset[str] | None, *, kernel: bool, rows: I4
-) -> NDArray[np.float32]:
-    """Return (rows, P) least REQUEST steps from each of *rows*; inf where there is no path.
+class _Depths(NamedTuple):
+    """How many REQUESTs away PDs are, by classes of PDs that ask the same ones."""
 
-    A path ends at the kernel. O(rows * edges).
-    """
-    p = engine.n
+    of: I4  # (P,) class of each PD
+    depth: NDArray[np.float32]  # (U, S) least steps from a PD of the class; inf of none
+    column: I4  # (P,) column of each PD that is asked by any; -1
 
-    def make() -> tuple[csr_array, csr_array]:
-        src, dst = requests(engine, types, kernel=kernel)
-        inner = np.ones(len(src), bool) if engine.kernel is None else src != engine.kernel
-        ones = np.ones(len(src), np.int32)
-        every = csr_array((ones, (src, dst)), shape=(p, p))
-        on = csr_array((ones[inner], (src[inner], dst[inner])), shape=(p, p))
-        return every, on
 
-    every, on = engine.once(("requests", types, kernel), make)
-    out = np.full((len(rows), p), np.inf, np.float32)
-    fresh = every[rows].toarray() > 0
-    d = 1
-    while fresh.any():
-        out[fresh] = d
-        fresh = (csr_array(fresh.astype(np.int32)) @ on).toarray() > 0
-        fresh &= np.isinf(out)
-        d += 1
+def _depths(engine: Engine, types: frozenset[str] | None, *, kernel: bool) -> _Depths:
+    """Return the depths of all PDs; kept. A path ends at the kernel. O(U * requests)."""
+    p = max(engine.n, 1)
+
+    def make() -> _Depths:
+        src, dst = requests(engine, types, kernel=kernel)  # rising
+        order = np.argsort(src, kind="stable")
+        src, dst = src[order], dst[order]
+        starts = np.searchsorted(src, np.arange(p + 1))
+        number: dict[bytes, int] = {}
+        of = np.array(
+            [number.setdefault(dst[a:b].tobytes(), len(number)) for a, b in pairwise(starts)],
+            np.int32,
+        )
+        _, first = np.unique(of, return_index=True)  # a PD of each class
+        counts = (starts[1:] - starts[:-1])[first]
+        fresh = np.repeat(np.arange(len(first)) * p, counts) + dst[gathered(starts[first], counts)]
+        servers, column = np.unique(dst), np.full(p, -1, np.int32)
+        column[servers] = np.arange(len(servers), dtype=np.int32)
+        out = np.full((len(first), len(servers)), np.inf, np.float32)
+        d = 1
+        while len(fresh):
+            at, z = np.divmod(fresh, p)
+            out[at, column[z]] = d
+            if engine.kernel is not None:
+                fresh, z = fresh[z != engine.kernel], z[z != engine.kernel]
+            counts = starts[z + 1] - starts[z]
+            found = distinct(np.repeat(fresh - z, counts) + dst[gathered(starts[z], counts)])
+            at, z = np.divmod(found, p)
+            fresh = found[np.isinf(out[at, column[z]])]
+            d += 1
+        return _Depths(of, out, column)
+
+    made: _Depths = engine.once(("depths", types, kernel), make)
+    return made
+
+
+def _of_set(known: _Depths, rows: I4) -> NDArray[np.float32]:
+    """(S,) least depth from any of *rows*; inf of those that are of them."""
+    some = known.depth[distinct(known.of[rows])]
+    out: NDArray[np.float32] = some.min(axis=0, initial=np.inf)
+    own = known.column[rows]
+    out[own[own >= 0]] = np.inf
     return out
 
 
 def fault_radius(
-    engine: Engine,
-    x: I4,
-    y: I4,
-    types: str | Iterable[str] | None,
-    *,
-    kernel: bool,
-    drop: NDArray[np.bool_] | None = None,
+    engine: Engine, x: I4, y: I4, types: str | Iterable[str] | None, *, kernel: bool
 ) -> float:
     """Return the least depth at which a third PD is asked by both; inf if none is.
 
@@ -403,34 +423,50 @@ def fault_radius(
         Of the spaces that are flattened and asked for.
     kernel
         Whether the kernel counts, as the server of every space.
-    drop
-        (P,) bool, further PDs that do not count.
 
     """
-    wanted = types_of(engine.graph, types, requests=True)
-    a, b = (depths(engine, wanted, kernel=kernel, rows=rows).min(axis=0) for rows in (x, y))
-    least = np.where(np.isinf(a) | np.isinf(b), np.inf, np.minimum(a, b))
-    least[x] = least[y] = np.inf
-    if drop is not None:
-        least[drop] = np.inf
-    return float(least.min()) if len(least) else float("inf")
+    known = _depths(engine, types_of(engine.graph, types, requests=True), kernel=kernel)
+    a, b = _of_set(known, x), _of_set(known, y)
+    both = np.isfinite(a) & np.isfinite(b)
+    return float(np.minimum(a[both], b[both]).min(initial=np.inf))
 
 
 def fault_radii(
-    engine: Engine, types: str | Iterable[str] | None, *, kernel: bool, rows: I4, cols: I4
+    engine: Engine,
+    types: str | Iterable[str] | None,
+    group: I4,
+    n: int,
+    *,
+    kernel: bool,
+    rows: I4,
+    cols: I4,
 ) -> F8:
-    """Return the fault radius of every pair of rows and columns. O(rows * cols * P)."""
-    wanted = types_of(engine.graph, types, requests=True)
-    from_rows = depths(engine, wanted, kernel=kernel, rows=rows)
-    from_cols = depths(engine, wanted, kernel=kernel, rows=cols)
-    from_cols[np.arange(len(cols)), cols] = np.inf  # z is not y
-    out = np.full((len(rows), len(cols)), np.inf)
-    for k, row in enumerate(rows.tolist()):
-        from_rows[k, row] = np.inf  # z is not x
-        met = np.flatnonzero(~np.isinf(from_rows[k]))
-        met = met[met != row]
+    """Return the fault radius of every pair of rows and columns, of n groups of PDs.
+
+    Groups that ask alike, and that nobody asks, are worked out once: O(kinds**2 * PDs asked), and
+    8 bytes for each pair.
+    """
+    known = _depths(engine, types_of(engine.graph, types, requests=True), kernel=kernel)
+    order = np.argsort(group, kind="stable").astype(np.int32)
+    starts = np.searchsorted(group[order], np.arange(n + 1))
+    asked = distinct(np.concatenate([rows, cols]))
+    kinds: dict[bytes, int] = {}
+    depths: list[NDArray[np.float32]] = []
+    of = np.zeros(n, np.int32)
+    for g in asked.tolist():
+        members = order[starts[g] : starts[g + 1]]
+        own = known.column[members]
+        key = distinct(known.of[members]).tobytes() + b"|" + distinct(own[own >= 0]).tobytes()
+        if key not in kinds:
+            kinds[key] = len(depths)
+            depths.append(_of_set(known, members))
+        of[g] = kinds[key]
+    small = np.full((len(depths), len(depths)), np.inf)
+    table = np.array(depths, np.float32).reshape(len(depths), known.depth.shape[1])
+    for k, mine in enumerate(depths):
+        met = np.flatnonzero(np.isfinite(mine))
         if len(met):
-            theirs = from_cols[:, met]
-            least = np.minimum(theirs, from_rows[k, met][None, :])
-            out[k] = np.where(np.isinf(theirs), np.inf, least).min(axis=1)
-    return out
+            theirs = table[:, met]
+            least = np.minimum(theirs, mine[met][None, :])
+            small[k] = np.where(np.isinf(theirs), np.inf, least).min(axis=1)
+    return small[np.ix_(of[rows], of[cols])]
