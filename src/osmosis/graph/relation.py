@@ -30,7 +30,7 @@ class Relation:
     """A P x P relation in Kleene's logic: yes, or unknown, or no; ``R[i, j]`` reads "i ... j".
 
     Make one with `from_classes`, `from_bits`, `from_pairs` or `from_dense`. ``|``, ``&`` and
-    ``-`` stay in class form where both sides have the same classes. All are frozen.
+    ``-`` stay in class form while the classes of both sides together are few. All are frozen.
     """
 
     __slots__ = ("_certain", "_maybe", "_n", "_of", "_possible", "_t", "_yes", "pds")
@@ -352,14 +352,14 @@ class Relation:
 
         pds = self.pds if self.pds is not None else other.pds
         mine, theirs = self.classes, other.classes
-        if (
-            mine is not None
-            and theirs is not None
-            and (mine[0] is theirs[0] or np.array_equal(mine[0], theirs[0]))
-            and mine[1].shape == theirs[1].shape
-        ):
-            yes, maybe = combined(mine[1], theirs[1], mine[2], theirs[2])
-            return Relation(self._n, of=mine[0], yes=yes, maybe=maybe, pds=pds)
+        joint = None if mine is None or theirs is None else _joint(mine[0], theirs[0])
+        if mine is not None and theirs is not None and joint is not None:
+            of, a, b = joint
+            in_mine, in_theirs = np.ix_(a, a), np.ix_(b, b)
+            yes, maybe = combined(
+                mine[1][in_mine], theirs[1][in_theirs], mine[2][in_mine], theirs[2][in_theirs]
+            )
+            return Relation(self._n, of=of, yes=yes, maybe=maybe, pds=pds)
         plain = self.decided and other.decided
         sure, may = combined(
             self.certain,
@@ -458,6 +458,20 @@ class Relation:
             same = self._possible is self._certain
             may = sure if same else _fold_bits(self.possible, group, n_groups)
         return Relation.from_dense(sure, may, pds=pds)
+
+
+def _joint(
+    a: NDArray[np.int32], b: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]] | None:
+    """Classes of PDs that are of one class in *a* and in *b*, and the two of each.
+
+    None if they are so many that bits are smaller.
+    """
+    size = np.int64(b.max(initial=0)) + 1
+    kinds, of = np.unique(a * size + b, return_inverse=True)
+    if len(kinds) > max(64, len(a) // 4):
+        return None
+    return of.reshape(-1).astype(np.int32), *np.divmod(kinds, size)
 
 
 def _fold_bits(bits: Bits, group: NDArray[np.int32], n_groups: int) -> Bools:
