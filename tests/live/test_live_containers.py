@@ -154,7 +154,8 @@ def pretender():
     as_user = {"user": LIAR_UID, "group": LIAR_UID, "extra_groups": [], "stdin": subprocess.PIPE}
     started: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        box = ["bwrap", "--unshare-user", "--unshare-pid", "--ro-bind", "/", "/", "--dev", "/dev"]
+        box = ["bwrap", "--die-with-parent", "--unshare-user", "--unshare-pid"]
+        box += ["--ro-bind", "/", "/", "--dev", "/dev"]
         started["box"] = subprocess.Popen([*box, "sleep", "1000000"], cwd="/", **as_user)
         for name in ("dockerd", "slirp4netns", "conmon"):
             started[name] = lie(work, name)
