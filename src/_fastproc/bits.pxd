@@ -83,8 +83,11 @@ cdef enum:
     STAT_START_TIME = 22
     STAT_VSIZE = 23
     STAT_START_CODE = 26
+    STAT_END_CODE = 27
     STAT_START_STACK = 28
+    STAT_START_DATA = 45
     STAT_ARG_START = 48
+    STAT_ENV_END = 51
 
 cdef enum:
     PF_KTHREAD = 0x00200000  # include/linux/sched.h: "I am a kernel thread"

@@ -6,6 +6,8 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 
 from _fastproc.bits cimport (
     STAT_ARG_START,
+    STAT_END_CODE,
+    STAT_ENV_END,
     STAT_FLAGS,
     STAT_MAJ_FLT,
     STAT_MIN_FLT,
@@ -14,6 +16,7 @@ from _fastproc.bits cimport (
     STAT_PPID,
     STAT_SESSION,
     STAT_START_CODE,
+    STAT_START_DATA,
     STAT_START_STACK,
     STAT_START_TIME,
     STAT_TTY_NR,
@@ -40,6 +43,7 @@ cdef struct Stat:
     uint64_t start_code
     uint64_t start_stack
     uint64_t arg_start
+    uint64_t layout      # hash of the other addresses that execve sets
     uint64_t vsize
     uint64_t min_flt
     uint64_t maj_flt
@@ -181,7 +185,11 @@ cdef inline int stat_of(const char* text, int64_t n, Stat* s) noexcept nogil:
             s.start_stack = value
         elif field == STAT_ARG_START:
             s.arg_start = value
-            break
+        elif field == STAT_END_CODE or STAT_START_DATA <= field <= STAT_ENV_END:
+            s.layout = (s.layout ^ value) * <uint64_t>0x9E3779B97F4A7C15
+            s.layout ^= s.layout >> 29
+            if field == STAT_ENV_END:
+                break
     return 0 if field >= STAT_ARG_START else -EBADMSG
 
 

@@ -162,6 +162,7 @@ cdef struct Print:
     uint64_t start_code
     uint64_t start_stack
     uint64_t arg_start
+    uint64_t layout      # ends of code, data, arguments: without ASLR programs start at one place
     uint64_t[N_NS] ns
     uint64_t groups      # hash of the supplementary groups
     uint64_t comm        # hash of the name, only where the mm fields are hidden; else 0
@@ -400,6 +401,7 @@ cdef int _living_thread(int leaderfd, Buffer* b, Stat* s, int32_t* tid) noexcept
 
 cdef void _mm_of(Print* p, Stat* s) noexcept nogil:
     p.start_code, p.start_stack, p.arg_start = s.start_code, s.start_stack, s.arg_start
+    p.layout = s.layout
 
 
 cdef int _threads(
@@ -823,6 +825,7 @@ def parse_stat(bytes text not None):
         "flags": s.flags, "min_flt": s.min_flt, "maj_flt": s.maj_flt, "threads": s.threads,
         "start_time": s.start_time, "vsize": s.vsize, "start_code": s.start_code,
         "start_stack": s.start_stack, "arg_start": s.arg_start,
+        "layout": s.layout,
     }
 
 

@@ -44,7 +44,22 @@ NAMES = st.binary(max_size=64)
 @given(pid=st.integers(1, 2**22), comm=NAMES, state=st.sampled_from("RSDZTtXI"), values=VALUES)
 def test_stat_round_trip(pid, comm, state, values):
     got = procfs.parse_stat(stat_text(pid, comm, state.encode(), values))
+    got.pop("layout")
     assert got == {"pid": pid, "comm": comm, "state": state, **values}
+
+
+@pytest.mark.parametrize("field", [27, 45, 46, 47, 49, 50, 51])
+def test_stat_layout_tells_programs_apart_that_start_at_one_address(field):
+    # end_code; start_data, end_data, start_brk; arg_end, env_start, env_end: proc_pid_stat(5)
+    text = stat_text(7, b"x", b"S", {})
+    other = text.replace(b" %d " % field, b" %d " % (field + 4096))
+    assert procfs.parse_stat(text)["layout"] != procfs.parse_stat(other)["layout"]
+
+
+def test_stat_layout_is_not_what_changes_while_a_program_runs():
+    ran = {"min_flt": 99, "vsize": 2**30, "threads": 9}
+    now, later = (procfs.parse_stat(stat_text(7, b"x", b"S", v)) for v in ({}, ran))
+    assert now["layout"] == later["layout"]
 
 
 @pytest.mark.parametrize("comm", [b"", b")", b"a) R 1 2", b"\n) Z 0 0 0\n(", b"(", b"\xff\0\xfe"])
@@ -170,9 +185,9 @@ def test_the_largest_group_list():
 
 
 def test_records_have_the_layout_of_the_extension():
-    assert PROC.itemsize == procfs.PROC_BYTES == 528
+    assert PROC.itemsize == procfs.PROC_BYTES == 536
     assert THREAD.itemsize == procfs.THREAD_BYTES == 168
-    assert PRINT.itemsize == procfs.PRINT_BYTES == struct.calcsize("4Q8Q2Q5Q8I2b6xq")
+    assert PRINT.itemsize == procfs.PRINT_BYTES == struct.calcsize("5Q8Q2Q5Q8I2b6xq")
     assert CRED.itemsize == 80
 
 

@@ -50,7 +50,7 @@ CRED = np.dtype(
 )
 SPAN = np.dtype([("start", "<i8"), ("size", "<i8")])
 PRINT = np.dtype(
-    [(name, "<u8") for name in ("start_time", "start_code", "start_stack", "arg_start")]
+    [(name, "<u8") for name in ("start_time", "start_code", "start_stack", "arg_start", "layout")]
     + [("ns", "<u8", 8), ("groups", "<u8"), ("comm", "<u8"), ("cred", CRED), ("pid", "<i8")]
 )
 TEXTS = ("comm", "exe", "cwd", "root", "cmdline", "label", "cgroup")
@@ -231,7 +231,7 @@ def same_layout(held: Held) -> bool:
     now = reread(held)
     if now is None:
         return False
-    fields = ["start_time", "start_code", "start_stack", "arg_start", "pid"]
+    fields = ["start_time", "start_code", "start_stack", "arg_start", "layout", "pid"]
     old = np.frombuffer(held.fingerprint, PRINT)[fields]
     return bool(old[0] == np.frombuffer(now, PRINT)[fields][0])
 
