@@ -651,4 +651,4 @@ def test_reading_many_is_fast_enough():
 
 
 def test_prints_are_bytes_of_the_record():
-    assert ctypes.sizeof(ctypes.c_uint64) * 25 == procfs.PRINT_BYTES
+    assert ctypes.sizeof(ctypes.c_uint64) * 26 == procfs.PRINT_BYTES
