@@ -26,7 +26,7 @@ def read_all(pids):
         at = os.open(f"/proc/{pid}", os.O_PATH)
         fd = lines.open(at)
         os.close(at)
-        start, end, vma_kind, prot, kind, _ = table.rows(*table.add(lines, mm))
+        start, end, vma_kind, prot, kind = table.rows(*table.add(lines, mm))
         words = []
         for a, b, what in zip(start.tolist(), end.tolist(), vma_kind.tolist(), strict=True):
             size = 0 if what in WITHOUT_FRAMES else (b - a) // 4096

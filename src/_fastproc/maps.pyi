@@ -29,13 +29,12 @@ class VmaTable:
         ipc: int = -1,  # its ipc namespace
     ) -> tuple[int, int]: ...  # first row, rows; ValueError with the line (bytes)
     def rows(self, first: int, n: int) -> tuple[NDArray[Any], ...]: ...  # start, end (n,) u64;
-    # vma_kind, prot (n,) u8; kind, ordinal (n,) i32; ValueError
+    # vma_kind, prot (n,) u8; kind (n,) i32; ValueError
     def set_counts(
         self,
         first: int,
         counts: NDArray[np.int64],  # (n, 3) present, swapped, zero; ValueError
     ) -> None: ...
     def columns(self) -> dict[str, NDArray[Any]]: ...  # each (len(self),)
-    def kind_sizes(self) -> NDArray[np.int32]: ...  # (K,) VMAs of each kind
     def object_table(self) -> list[tuple[int, int, int, int, int]]: ...  # FileKind, dev, inode,
     # ipc, string

@@ -350,10 +350,9 @@ cdef struct Thing:  # a mapped object
 cdef class VmaTable:
     """All VMAs of many address spaces, as growing columns; not thread-safe: hold a lock.
 
-    Every VMA gets a *kind* and an *ordinal*: VMAs of the same object, offset and
-    permissions are of one kind, as are private anonymous ones with the same start and
-    permissions (fork's copies). The ordinal counts the VMAs of a kind. Kinds are what makes
-    the members of a memory object come in runs.
+    Every VMA gets a *kind*: VMAs of the same object, offset and permissions are of one kind, as
+    are private anonymous ones with the same start and permissions (fork's copies). The index
+    compares each with the last one of its kind.
     """
 
     cdef:
@@ -366,14 +365,12 @@ cdef class VmaTable:
         int32_t* object_
         int32_t* path
         int32_t* kind
-        int32_t* ordinal
         int32_t* mm
         int64_t* counts  # present, swapped, zero of each VMA
         # kinds: open addressing
         Slot* slots
         uint64_t n_slots
-        int32_t* members  # by kind: VMAs so far
-        int32_t n_kinds, kinds_room
+        int32_t n_kinds
         # paths and objects: open addressing too, so that only new ones ask Python
         Text* texts
         uint64_t n_text_slots, n_texts
@@ -403,9 +400,7 @@ cdef class VmaTable:
             raise MemoryError
         self.n_slots = 4096
         self.slots = <Slot*>calloc(self.n_slots, sizeof(Slot))
-        self.kinds_room = 4096
-        self.members = <int32_t*>calloc(self.kinds_room, sizeof(int32_t))
-        if self.slots == NULL or self.members == NULL:
+        if self.slots == NULL:
             raise MemoryError
         self._grow(4096)
 
@@ -418,11 +413,9 @@ cdef class VmaTable:
         free(self.object_)
         free(self.path)
         free(self.kind)
-        free(self.ordinal)
         free(self.mm)
         free(self.counts)
         free(self.slots)
-        free(self.members)
         free(self.texts)
         free(self.arena)
         free(self.things)
@@ -464,10 +457,6 @@ cdef class VmaTable:
         if p == NULL:
             raise MemoryError
         self.kind = <int32_t*>p
-        p = realloc(self.ordinal, room * 4)
-        if p == NULL:
-            raise MemoryError
-        self.ordinal = <int32_t*>p
         p = realloc(self.mm, room * 4)
         if p == NULL:
             raise MemoryError
@@ -500,22 +489,14 @@ cdef class VmaTable:
     cdef int32_t _intern(self, uint64_t a, uint64_t b, uint64_t c) except -1:
         cdef:
             uint64_t at = _mix(a, b, c) & (self.n_slots - 1)
-            void* p
         while self.slots[at].id:
             if self.slots[at].a == a and self.slots[at].b == b and self.slots[at].c == c:
                 return self.slots[at].id - 1
             at = (at + 1) & (self.n_slots - 1)
-        if self.n_kinds == self.kinds_room:
-            p = realloc(self.members, self.kinds_room * 2 * sizeof(int32_t))
-            if p == NULL:
-                raise MemoryError
-            self.members = <int32_t*>p
-            self.kinds_room *= 2
         self.slots[at].a = a
         self.slots[at].b = b
         self.slots[at].c = c
         self.slots[at].id = self.n_kinds + 1
-        self.members[self.n_kinds] = 0
         self.n_kinds += 1
         if <uint64_t>self.n_kinds * 2 > self.n_slots:
             self._rehash()
@@ -637,10 +618,8 @@ cdef class VmaTable:
             self.vma_kind[row] = kind
             self.path[row] = string
             self.kind[row] = k
-            self.ordinal[row] = self.members[k]
             self.mm[row] = mm
             self.counts[3 * row] = self.counts[3 * row + 1] = self.counts[3 * row + 2] = 0
-            self.members[k] += 1
             self.n += 1
         return first, self.n - first
 
@@ -684,7 +663,7 @@ cdef class VmaTable:
     def rows(self, Py_ssize_t first, Py_ssize_t n):
         """Copy of what a reader of pagemap and the index need of *n* rows.
 
-        Returns (start, end) uint64, (vma_kind, prot) uint8, (kind, ordinal) int32.
+        Returns (start, end) uint64, (vma_kind, prot) uint8, kind int32.
         """
         if first < 0 or n < 0 or first + n > self.n:
             raise ValueError(f"rows {first} .. {first + n - 1} of {self.n}")
@@ -694,7 +673,6 @@ cdef class VmaTable:
             _copy(self.vma_kind + first, n, np.uint8),
             _copy(self.prot + first, n, np.uint8),
             _copy(self.kind + first, n, np.int32),
-            _copy(self.ordinal + first, n, np.int32),
         )
 
     def set_counts(self, Py_ssize_t first, const int64_t[:, ::1] counts not None):
@@ -722,13 +700,8 @@ cdef class VmaTable:
             "object": _copy(self.object_, self.n, np.int32),
             "path": _copy(self.path, self.n, np.int32),
             "kind": _copy(self.kind, self.n, np.int32),
-            "ordinal": _copy(self.ordinal, self.n, np.int32),
             "mm": _copy(self.mm, self.n, np.int32),
         }
-
-    def kind_sizes(self):
-        """VMAs of each kind, (number of kinds,) int32."""
-        return _copy(self.members, self.n_kinds, np.int32)
 
     def object_table(self):
         """Mapped objects: list of (FileKind, dev, inode, ipc, path's string id)."""

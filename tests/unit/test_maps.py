@@ -95,17 +95,11 @@ def compare(texts):
         what = oracle.object_of(vma, ipc)
         assert (None if i < 0 else tuple(objects[i][:4])) == what
     assert len({row[:4] for row in objects}) == len(objects)
-    # The same kind for the same, ordinals from 0 in the order of adding.
-    seen, number = {}, {}
-    for kind, ordinal, (vma, _, ipc) in zip(
-        got["kind"].tolist(), got["ordinal"].tolist(), want, strict=True
-    ):
-        what = oracle.kind_of(vma, ipc)
-        assert number.setdefault(what, kind) == kind
-        assert ordinal == seen.get(kind, 0)
-        seen[kind] = ordinal + 1
-    assert len(set(number.values())) == len(number)
-    assert made.kind_sizes().tolist() == [seen[k] for k in range(len(seen))]
+    # The same kind for the same, numbered from 0.
+    number = {}
+    for kind, (vma, _, ipc) in zip(got["kind"].tolist(), want, strict=True):
+        assert number.setdefault(oracle.kind_of(vma, ipc), kind) == kind
+    assert sorted(number.values()) == list(range(len(number)))
 
 
 def test_every_form_of_line():
@@ -151,14 +145,12 @@ def test_a_broken_line_adds_nothing(line):
     made, _ = table()
     made.add(good, 0)
     before = {name: column.tolist() for name, column in made.columns().items()}
-    sizes = made.kind_sizes().tolist()
     with pytest.raises(ValueError) as caught:  # noqa: PT011 # the line is the message
         made.add(b"3000-4000 r--p 00000000 fd:01 8 /x\n" + line + b"\n" + good, 1)
     assert caught.value.args == (line,)
     assert {name: column.tolist() for name, column in made.columns().items()} == before
-    assert made.kind_sizes().tolist()[: len(sizes)] == sizes
     made.add(good, 1)  # and the table goes on as before
-    assert made.columns()["ordinal"].tolist() == [0, 1]
+    assert made.columns()["kind"].tolist() == [0, 0]
 
 
 def test_every_cut_of_a_line_is_an_error_or_whole():
@@ -237,15 +229,14 @@ def test_many_rows_and_kinds(n):
     made.add(text, 0)
     made.add(text, 1)
     assert made.columns()["kind"].tolist() == [*range(n), *range(n)]
-    assert made.columns()["ordinal"].tolist() == [0] * n + [1] * n
 
 
 def test_rows_and_counts_stay_inside():
     made, _ = table()
     made.add(b"1000-2000 rw-p 0 00:00 0 \n2000-3000 rw-s 0 00:01 5 /SYSV0\n", 0)
-    start, end, vma_kind, prot, kind, ordinal = made.rows(1, 1)
+    start, end, vma_kind, prot, kind = made.rows(1, 1)
     assert (start.tolist(), end.tolist(), prot.tolist()) == ([0x2000], [0x3000], [14])
-    assert (vma_kind.tolist(), kind.tolist(), ordinal.tolist()) == ([VmaKind.SHM], [1], [0])
+    assert (vma_kind.tolist(), kind.tolist()) == ([VmaKind.SHM], [1])
     made.set_counts(0, np.array([[1, 2, 3], [4, 5, 6]]))
     columns = made.columns()
     assert [columns[k].tolist() for k in ("present", "swapped", "zero")] == [[1, 4], [2, 5], [3, 6]]

@@ -280,7 +280,7 @@ class MemoryReader:
     def _read_frames(
         self, space: _Space, held: Held, fd: int, rows: tuple[NDArray[Any], ...]
     ) -> None:
-        start, end, vma_kind, prot, kind, _ordinal = rows
+        start, end, vma_kind, prot, kind = rows
         counts = np.zeros((space.n, 3), np.int64)
         status = pagemap.read_frames(
             fd,
