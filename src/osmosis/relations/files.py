@@ -46,8 +46,13 @@ TTY = 5 << 32  # /dev/tty: the terminal of the session that opened it
 PTS_MAJOR, PTS_MAJORS = 136, 8
 # Filesystems of which st_dev and st_ino may name several files: subvolume snapshots.
 REPEATING = {"bcachefs"}
-# Their control calls ask for no mode: inotify_add_watch, fanotify_mark.
-WRITE_ANYWAY = (OpenKind.INOTIFY, OpenKind.FANOTIFY)
+# Their control calls ask for no mode: inotify_add_watch, fanotify_mark; tcsetattr and tcflow
+# (tty_ioctl() in drivers/tty/tty_io.c).
+WRITE_ANYWAY = (OpenKind.INOTIFY, OpenKind.FANOTIFY, OpenKind.PTY)
+# Anonymous inodes that are opened for reading and altered by ioctl or bpf(): userfaultfd_ioctl()
+# in fs/userfaultfd.c, link_update() in kernel/bpf/syscall.c. A map's mode is asked for.
+WRITTEN_ANONYMOUS = ("anon_inode:[userfaultfd]", "anon_inode:bpf_link")
+MODE_ASKED = ("anon_inode:bpf-map",)
 
 # F_SEAL_WRITE, F_SEAL_FUTURE_WRITE; F_SEAL_SHRINK, F_SEAL_GROW: include/uapi/linux/fcntl.h. What
 # cannot be written may still be cut short, by whoever has it open for writing.
@@ -307,7 +312,10 @@ def _add_holds(parts: Parts, snap: Snapshot, of_open: I64) -> None:
     node = node[fd]
     open_row = snap["fd_open"][fd]
     mask = (snap["fd_access"][fd] & (R | W)) | ANY
-    mask[np.isin(snap["open_kind"][open_row], WRITE_ANYWAY)] |= W
+    writes, may_write = _writes_by_control(snap)
+    opened = mask & (R | W) != 0  # with O_PATH there are no control calls
+    mask[opened & writes[open_row]] |= W
+    uncertain = opened & may_write[open_row] & (mask & W == 0)
     seals = snap["open_seals"][open_row]
     # Not told: whether it can still be written is not known.
     fixed = (seals >= 0) & (seals & CONTENT != 0) & (seals & SIZE == SIZE)
@@ -316,6 +324,7 @@ def _add_holds(parts: Parts, snap: Snapshot, of_open: I64) -> None:
     repeating = np.array([dev for dev, kind in kinds.items() if kind in REPEATING], np.uint64)
     sure = np.where(np.isin(snap["open_super"][open_row], repeating), 0, mask).astype(np.uint8)
     sure[seals < 0] &= ~np.uint8(W)
+    mask[uncertain] |= W
     key = (snap["fd_process"][fd].astype(np.int64) + 1) * parts.n_nodes + node
     order = np.argsort(key, kind="stable")
     key, mask, sure = key[order], mask[order], sure[order]
@@ -336,6 +345,23 @@ def _add_holds(parts: Parts, snap: Snapshot, of_open: I64) -> None:
             rule=rule,
         )
     )
+
+
+def _writes_by_control(snap: Snapshot) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Of table open, (N,) bool each: who has it open alters it, and perhaps does, in any mode.
+
+    An ioctl asks for no mode. What it does to a device or an anonymous inode its driver decides.
+    """
+    kind, name = snap["open_kind"], snap["open_name"]
+    anonymous = kind == OpenKind.ANON
+    texts = {row: snap.text(row) for row in np.unique(name[anonymous & (name >= 0)]).tolist()}
+    written = [row for row, text in texts.items() if text in WRITTEN_ANONYMOUS]
+    asked = [row for row, text in texts.items() if text in MODE_ASKED]
+    consoles = (kind == OpenKind.CHAR) & (
+        np.isin(snap["open_rdev"] >> np.uint64(32), CONSOLES) | np.isin(snap["open_rdev"], ALIASES)
+    )
+    writes = np.isin(kind, WRITE_ANYWAY) | consoles | (anonymous & np.isin(name, written))
+    return writes, (kind == OpenKind.CHAR) | (anonymous & ~np.isin(name, asked))
 
 
 def _written_overlays(
@@ -472,6 +498,7 @@ def _add_unseen(parts: Parts, snap: Snapshot, of_open: I64) -> None:
         parts.unseen_by(name, blind, ALL)
     alike = np.flatnonzero((snap["open_sure"] == 0) & (of_open < 0))
     kind = snap["open_kind"][alike]
+    every = np.logical_or(*_writes_by_control(snap))
     type_of = dict(ANONYMOUS)
     type_of |= dict.fromkeys((OpenKind.FILE, OpenKind.OTHER), "FILE")
     type_of |= dict.fromkeys((OpenKind.CHAR, OpenKind.BLOCK, OpenKind.PTY), "DEVICE")
@@ -480,7 +507,6 @@ def _add_unseen(parts: Parts, snap: Snapshot, of_open: I64) -> None:
         marks[alike[kind == of_kind]] = True
         fd = np.flatnonzero(marks[snap["fd_open"]])
         writes = (snap["fd_access"][fd] & W) != 0
-        if of_kind in WRITE_ANYWAY:
-            writes[:] = True
+        writes |= every[snap["fd_open"][fd]] & (snap["fd_access"][fd] & R != 0)
         parts.unseen_by(name, np.unique(snap["fd_process"][fd]) + 1, ANY | R)
         parts.unseen_by(name, np.unique(snap["fd_process"][fd[writes]]) + 1, ANY | R | W)
