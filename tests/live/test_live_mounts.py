@@ -257,3 +257,40 @@ def test_what_a_thread_with_a_tree_of_its_own_reaches_is_not_told(tmp_path, volu
         assert Path(f"/proc/{b.pid}/task/{tid}/root{volume}/file").read_text() == "x"
         assert not Path(f"/proc/{b.pid}/root{volume}/file").exists()
         assert shares(model_of(a, b), a, b, "W") == "unknown"
+
+
+@pytest.mark.parametrize("kind", ["shared", "slave", "private"])
+def test_what_is_mounted_later_is_where_propagation_carries_it(tmp_path, kind):
+    """One mounts; another, whose namespace was there before, goes to live where it mounted."""
+    shared, flag = 1 << 20, {"shared": 1 << 20, "slave": 1 << 19, "private": 1 << 18}[kind]
+    base, at = str(tmp_path), str(tmp_path / "later")
+    with child("unshare(CLONE_NEWNS)") as a, child() as b:
+        a.do(f"""
+mount(None, '/', None, {MS_REC | MS_PRIVATE})
+mount('base', {base!r}, 'tmpfs')
+mount(None, {base!r}, None, {shared})
+""")
+        b.do(f"""
+fd = os.open('/proc/{a.pid}/ns/mnt', os.O_RDONLY)
+ok(libc.setns(fd, 0))
+unshare(CLONE_NEWNS)
+mount(None, {base!r}, None, {flag})
+whole = fork()  # it sees what the chroot of the other is part of
+""")
+        a.do(f"os.mkdir({at!r})\nmount('later', {at!r}, 'tmpfs')")
+        whole = b.ask("whole")
+        b.do(f"os.chroot({at!r})\nos.chdir('/')")
+        snap = osmosis.capture([a.pid, b.pid, whole], sources=SOURCES)
+        carried = kind != "private"
+        assert passes(a, at + "/x", b, "/x") == carried
+        lines = Path(f"/proc/{whole}/mountinfo").read_text().splitlines()
+        fields = {line.split()[4]: line.split(" - ")[0].split()[6:] for line in lines}
+    assert shares(snap.model(), a, b, "W") == ("yes" if carried else "no")
+    told = {
+        snap.text(propagation)
+        for propagation, point in zip(
+            snap["mount_propagation"].tolist(), snap["mount_point"].tolist(), strict=True
+        )
+        if snap.text(point) == base
+    }
+    assert " ".join(fields[base]) in told
