@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from struct import iter_unpack
 
 import pytest
 from benchmarks.evaluation.base import CannotRun, comm
@@ -176,3 +177,85 @@ def test_what_one_writes_to_the_volume_the_other_sees(fleet):
         time.sleep(0.1)
     assert fleet.inside("reader", "cat", "/tmp/seen") == "yes\n"
     assert "No such file" in fleet.inside("bystander", "cat", "/shared/note")
+
+
+def mapped(pid: int, name: str) -> dict[int, int]:
+    """Page frame of each present page of a library that a process maps for execution.
+
+    By the offset in the file; from /proc/pid/maps and /proc/pid/pagemap.
+    """
+    found = {}
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    with Path(f"/proc/{pid}/pagemap").open("rb") as pagemap:
+        for span, mode, offset, *_ in (line.split() for line in lines if name in line):
+            first, last = (int(edge, 16) >> 12 for edge in span.split("-"))
+            if "x" not in mode:
+                continue
+            pagemap.seek(first * 8)
+            for i, (entry,) in enumerate(iter_unpack("Q", pagemap.read((last - first) * 8))):
+                if entry >> 63:
+                    found[(int(offset, 16) >> 12) + i] = entry & (1 << 55) - 1
+    return found
+
+
+def test_the_libraries_of_one_image_are_shared_for_reading_and_never_for_writing(fleet):
+    one, other = fleet.run("one-of-image"), fleet.run("other-of-image")
+    frames = [mapped(pid, "/libc.so.6") for pid in (one, other)]
+    common = set(frames[0].items()) & set(frames[1].items())
+    assert common  # one and the same page of the page cache, at one place of one file
+    model = osmosis.capture().model()
+    pair = f"pid:{one}", f"pid:{other}"
+
+    assert model.shares(*pair, types={"MO"}, access="R").state is True
+    pages = model.shared_pages([pair[0]], [pair[1]])
+    assert pages.toarray()[0, 0] >= len(common)
+    for x, y in (pair, pair[::-1]):
+        assert model.shares(x, y, types={"MO", "FILE", "SHM"}, access="W").state is False
+    # What one writes to its library the other does not get: the overlay copies it.
+    library = fleet.inside("one-of-image", "sh", "-c", "ls /lib/*/libc.so.6").strip()
+    tail = ("sh", "-c", f"tail -c 4 {library} | od -An -tx1")
+    before = fleet.inside("other-of-image", *tail)
+    assert fleet.inside("one-of-image", "sh", "-c", f"printf word >>{library}") == ""
+    assert fleet.inside("one-of-image", *tail).split() == ["77", "6f", "72", "64"]
+    assert fleet.inside("other-of-image", *tail) == before
+
+
+def test_a_file_that_is_open_through_a_volume_is_one_with_w_on_the_writers_side(fleet):
+    fleet.docker._docker("volume", "create", "log")
+    wait = "sleep 1000000"
+    writer = fleet.run(
+        "logs", "--volume=log:/a", argv=("sh", "-c", f"exec 5>>/a/file; echo word >&5; {wait}; :")
+    )
+    reads = f"until test -s /b/file; do sleep 0.1; done; exec 5</b/file; {wait}; :"
+    reader = fleet.run("looks", "--volume=log:/b", argv=("sh", "-c", reads))
+    until = time.monotonic() + 10
+    opened = Path(f"/proc/{reader}/fd/5")
+    while not os.path.lexists(opened) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert opened.read_text() == "word\n"
+    inode = opened.stat().st_ino
+    model = osmosis.capture().model()
+    w, r = f"pid:{writer}", f"pid:{reader}"
+
+    def files(x: str, y: str, access: str) -> set[str]:
+        found = model.common_resources(x, y, types={"FILE"}, access=access).ids
+        return {name for name in found if name.endswith(f"_{inode}")}
+
+    assert len(files(r, w, "W")) == 1  # the writer acts
+    assert files(w, r, "R") == files(r, w, "W")
+    assert not files(w, r, "W")
+    assert writer in model.tcb(r, types={"FILE"}).parts["shared"].pids
+    assert reader not in model.tcb(w, types={"FILE"}).parts["shared"].pids
+
+
+def test_a_bound_docker_socket_is_a_mount_in_common_with_the_host(fleet):
+    there = "/run/docker.sock"
+    holder = fleet.run("bound", f"--volume={fleet.socket}:{there}")
+    model = osmosis.capture().model()
+    host, bystander = f"pid:{os.getpid()}", fleet.pid("bystander")
+    options = {"types": {"MOUNT"}, "access": "W"}
+
+    assert fleet.socket.stat().st_ino == Path(f"/proc/{holder}/root{there}").stat().st_ino
+    assert holder in model.shared_resources(host, **options, potential=True).pids
+    assert holder not in model.shared_resources(host, **options).pids  # not observed
+    assert bystander not in model.shared_resources(f"pid:{holder}", **options, potential=True).pids
