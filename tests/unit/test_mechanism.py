@@ -116,6 +116,7 @@ def test_one_boundary_alone(drawn):
     assert roles["app"] == roles["daemon x2"] == "tcb"
     assert roles["log"] == roles["bystander"] == "outside"
     assert boxes(tcb)["db"].lines == ("redis", "TCB 3")
+    assert boxes(tcb)["log"].lines[-1] == "not in the TCB"  # it is in the IB, which is not asked
     assert [node.title for node in tcb.nodes if node.kind == "RESOURCE"] == ["MO: 3 pages"]
     assert "REQUEST" not in {link.kind for link in tcb.links}
 
@@ -128,6 +129,7 @@ def test_one_boundary_alone(drawn):
         "daemon x2": "outside",
         "bystander": "outside",
     }
+    assert boxes(ib)["daemon x2"].lines[-1] == "not in the IB"
     resources = [node.title for node in ib.nodes if node.kind == "RESOURCE"]
     assert resources == ["MO: 3 pages", "FILE: 1"]
     assert "HOLD" not in {k.kind for k in ib.links if ib.nodes[k.target].title == "db"}
@@ -189,7 +191,7 @@ def test_svg_says_only_what_is_drawn_and_is_wellformed(drawn):
     root = ET.fromstring(text)
     said = {node.text for node in root.iter(f"{SVG}text")}
 
-    assert {"in its TCB", "in its IB", "in both", "in neither", "its own"} <= said
+    assert {"in its TCB", "in its IB", "in both", "not a member", "its own"} <= said
     assert "not known" not in said
     assert "is part of (subset)" not in said
     assert {"Subject", "Its spaces", "kill"} - said == {"kill"}

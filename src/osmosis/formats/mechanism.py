@@ -26,6 +26,7 @@ __all__ = ["mechanism"]
 
 MOST_ROLES = 12  # boxes of others; the rest is one more
 MOST_MEETINGS = 8  # boxes of resources; the rest is one more for each type
+_OUTSIDE = {None: "in neither", "tcb": "not in the TCB", "impact_boundary": "not in the IB"}
 HEADS = ("Others, by {}", "Resources they meet in", "Subject", "Its spaces")
 _NAMED = 3
 _LETTERS = "RWX"
@@ -200,7 +201,7 @@ class _Drawing:
         if lines == [role]:
             lines = []
         said = [_member("TCB", tcb, len(rows)), _member("IB", ib, len(rows))]
-        lines.append("; ".join(s for s in said if s) or "in neither")
+        lines.append("; ".join(s for s in said if s) or _OUTSIDE[self.answer])
         return self._add("PD", "PD", 0, _place(tcb, ib), _titled(role, len(rows)), lines, rows)
 
     # -- where they meet

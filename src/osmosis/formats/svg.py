@@ -55,7 +55,7 @@ MEANS = {
     "ib": "in its IB",
     "both": "in both",
     "doubt": "not known",
-    "outside": "in neither",
+    "outside": "not a member",
     "private": "its own",
     "read": "shared, nobody writes",
     "writes": "shared, it writes",
