@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from benchmarks.evaluation.facts import FACTS
 from benchmarks.evaluation.mechanisms import MECHANISMS
-from saved_evaluation import load
+from benchmarks.evaluation.saved import snapshots
 
-SNAPSHOTS = load()
+SNAPSHOTS = snapshots()
 CASES = [(name, fact) for name, facts in FACTS.items() for fact in facts]
 
 

@@ -7,9 +7,9 @@ import re
 import pytest
 from benchmarks.evaluation import paper, report
 from benchmarks.evaluation.facts import all_of
-from saved_evaluation import load
+from benchmarks.evaluation.saved import snapshots
 
-SNAPSHOTS = load()
+SNAPSHOTS = snapshots()
 # What differs on the machine where the snapshots were made; a cell that changes must be looked at.
 KNOWN = {
     ("processes", "app"): {},

@@ -8,10 +8,9 @@ import re
 import pytest
 from benchmarks.evaluation.mechanisms import MECHANISMS
 from benchmarks.evaluation.publish import publish
-from benchmarks.evaluation.saved import SAVED
-from saved_evaluation import load
+from benchmarks.evaluation.saved import SAVED, snapshots
 
-SNAPSHOTS = load()
+SNAPSHOTS = snapshots()
 # What Debian has, what a runtime makes below /run and /var, and the evaluation's own two folders.
 PUBLIC = re.compile(
     r"/+(?:bin|dev|etc|lib|proc|sbin|sys|usr|run|var/(?:cache|lib|tmp)|docker|libpod_parent|payload"

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import pytest
 from benchmarks.evaluation.mechanisms import MECHANISMS
-from saved_evaluation import load
+from benchmarks.evaluation.saved import snapshots
 
 import osmosis
 
-SNAPSHOTS = load()
+SNAPSHOTS = snapshots()
 COMPARED = osmosis.compare({n: s.model() for n, s in SNAPSHOTS.items()}, subject="role:db")
 
 
