@@ -16,13 +16,27 @@ from pathlib import Path
 import osmosis
 from benchmarks.evaluation import paper
 from benchmarks.evaluation.facts import FACTS
-from benchmarks.evaluation.figures import draw
 from benchmarks.evaluation.mechanisms import MECHANISMS
 from benchmarks.evaluation.saved import SAVED, reasons, snapshots
 from osmosis.formats.comparison import to_markdown
+from osmosis.formats.mechanism import mechanism
+from osmosis.formats.svg import to_svg
+from osmosis.formats.view import View
 from osmosis.snapshot import Snapshot
 
-__all__ = ["BEGIN", "END", "PAGE", "claims", "findings", "layers", "main", "report", "wrong"]
+__all__ = [
+    "BEGIN",
+    "END",
+    "FIGURES",
+    "PAGE",
+    "claims",
+    "drawings",
+    "findings",
+    "layers",
+    "main",
+    "report",
+    "wrong",
+]
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "evaluation.md"
@@ -51,9 +65,9 @@ def report(folder: Path, page: Path | None = PAGE) -> int:
     if page is not None:
         before, _, rest = page.read_text().partition(BEGIN)
         page.write_text(f"{before}{BEGIN}\n\n{said}\n{END}{rest.partition(END)[2]}")
-        for name, role, answer, title in _figures(found):
-            model = found[name].model()
-            draw(model, role, answer, title, page.parent / FIGURES / _file(name, role, answer))
+        (page.parent / FIGURES).mkdir(exist_ok=True)
+        for file, view in drawings(found):
+            (page.parent / FIGURES / file).write_text(to_svg(view))
         print(f"written: {page}")
     failed = wrong(found)
     for line in failed:
@@ -120,6 +134,14 @@ def _figures(found: Snapshots) -> Iterator[tuple[str, str, str, str]]:
             yield name, "db", "impact_boundary", f"{name}: Impact Boundary of the database"
             title = f"{name}: Impact Boundary of {'daemon' if keeper == 'daemon' else 'keepers'}"
             yield name, keeper, "impact_boundary", title
+
+
+def drawings(found: Snapshots) -> Iterator[tuple[str, View]]:
+    """Yield the paper's figures: the name of each file, and what is drawn in it."""
+    for name, role, answer, _ in _figures(found):
+        model = found[name].model()
+        case = osmosis.compare({name: model}, subject=f"role:{role}")[name]
+        yield _file(name, role, answer), mechanism(model, case, answer=answer)
 
 
 def _file(name: str, role: str, answer: str) -> str:

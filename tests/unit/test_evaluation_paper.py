@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+from xml.etree import ElementTree as ET
 
 import pytest
 from benchmarks.evaluation import paper, report
 from benchmarks.evaluation.facts import all_of
 from benchmarks.evaluation.saved import snapshots
 
+from osmosis.formats.svg import to_svg
+from osmosis.graph.sets import PDSet
+
 SNAPSHOTS = snapshots()
+FIGURES = report.PAGE.parent / report.FIGURES
+DRAWN = dict(report.drawings(SNAPSHOTS))
 # What differs on the machine where the snapshots were made; a cell that changes must be looked at.
 KNOWN = {
     ("processes", "app"): {},
@@ -20,6 +26,10 @@ KNOWN = {
     ("apptainer", "app"): {"cgroup": "-"},
     ("gvisor", "app"): {"net": "-", "cgroup": "-", "seccomp": "?"},
 }
+
+
+def said(svg):
+    return [node.text for node in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
 
 
 def test_every_row_is_held():
@@ -76,8 +86,39 @@ def test_every_figure_of_the_page_is_there():
     named = re.findall(r"\]\((evaluation/[^)]*\.svg)\)", report.PAGE.read_text())
 
     assert len(set(named)) == 9  # three questions of Docker, Podman and Apptainer
-    for name in named:
-        assert (report.PAGE.parent / name).read_text().startswith("<svg")
+    assert {report.PAGE.parent / name for name in named} == set(FIGURES.iterdir())
+    assert {FIGURES / file for file in DRAWN} == set(FIGURES.iterdir())
+
+
+@pytest.mark.parametrize("file", DRAWN)
+def test_a_figure_says_what_the_snapshot_says(file):
+    again = "make evaluation-from-snapshots draws it from the saved ones"
+    assert said((FIGURES / file).read_text()) == said(to_svg(DRAWN[file])), again
+
+
+@pytest.mark.parametrize(
+    ("file", "subject"),
+    [(file, file.removesuffix(".svg").split("-")[1]) for file in DRAWN],
+)
+def test_a_figure_marks_the_members_of_the_answer_and_nobody_else(file, subject):
+    model = SNAPSHOTS[file.partition("-")[0]].model()
+    who = PDSet(model.pds, [pd.row for pd in model.find(f"role:{subject}")])
+    tcb = file.endswith("-tcb.svg")
+    members = (model.tcb if tcb else model.impact_boundary)(who)
+    kernel = [model.kernel] if tcb else []
+
+    marked = {node.members for node in DRAWN[file].nodes if node.role in ("tcb", "ib")}
+    by_role: dict[str, list[str]] = {}
+    for pd in model.pds:
+        if pd not in who and pd != model.kernel:
+            by_role.setdefault(model.pds.role[pd.row], []).append(pd.id)
+    inside = {model.pds.role[pd.row] for pd in members if pd not in kernel}
+    assert marked == {tuple(by_role[role]) for role in inside}
+    drawn = {node.members for node in DRAWN[file].nodes if node.kind == "PD" and node.members}
+    assert drawn == set(map(tuple, by_role.values()))
+    doubt = f" +{len(members.unknown)}?" if members.unknown else ""
+    assert DRAWN[file].nodes[0].lines[-1] == f"{'TCB' if tcb else 'IB'} {len(members)}{doubt}"
+    assert [node.role for node in DRAWN[file].nodes].count("kernel") == len(kernel)
 
 
 def test_nothing_is_wrong():
