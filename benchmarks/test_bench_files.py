@@ -105,6 +105,6 @@ def test_python_objects_of_a_descriptor(farms, table):
         "Python objects (blocks of memory) for one descriptor more",
         more,
         target=0.1,
-        bound=1.5,
+        bound=0.3,
         note=f"at their most; {descriptors[0]:,} and {descriptors[1]:,} descriptors",
     )

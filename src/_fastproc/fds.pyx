@@ -106,6 +106,7 @@ cdef enum:
     REFUSED = 0xFFFFFFFF  # st_mode of what could not be looked at
     NO_LINE_ = -1
     UNREADABLE_ = -2
+    REPEATED = 32  # names that are no paths, remembered
     MAX_PASSES = 8  # of same_files, each after some descriptor was closed in the middle
 
 # Bits of `access`.
@@ -140,6 +141,8 @@ cdef struct Table:
     int64_t arena_n, arena_room
     int64_t* ends    # of each name in the arena
     int64_t names, names_room
+    int32_t[REPEATED] repeated  # the last names in the arena that are no paths
+    uint64_t repeats
 
 
 cdef uint64_t _scatter(uint64_t a, uint64_t b) noexcept nogil:
@@ -185,18 +188,21 @@ cdef int _is_new(Table* t, uint64_t dev, uint64_t inode) noexcept nogil:
 
 
 cdef int _add_name(Table* t, const char* name, int64_t size) noexcept nogil:
-    # Number of the name, or -ENOMEM. The last few names are looked through: anonymous inodes
-    # repeat a handful of texts.
+    # Number of the name, or -ENOMEM. What is no path repeats a handful of texts: the last of
+    # those are looked through.
     cdef:
-        int64_t i, begin
+        int64_t begin
+        uint64_t k
+        int32_t i
         char* arena
         int64_t* ends
-    i = t.names - 1
-    while i >= 0 and i >= t.names - 8:
-        begin = t.ends[i - 1] if i else 0
-        if t.ends[i] - begin == size and memcmp(t.arena + begin, name, size) == 0:
-            return <int>i
-        i -= 1
+        bint path = size > 0 and name[0] == 47
+    if not path:
+        for k in range(min(t.repeats, <uint64_t>REPEATED)):
+            i = t.repeated[k]
+            begin = t.ends[i - 1] if i else 0
+            if t.ends[i] - begin == size and memcmp(t.arena + begin, name, size) == 0:
+                return i
     while t.arena_room - t.arena_n < size:
         arena = <char*>realloc(t.arena, t.arena_room * 2)
         if arena == NULL:
@@ -212,8 +218,29 @@ cdef int _add_name(Table* t, const char* name, int64_t size) noexcept nogil:
     memcpy(t.arena + t.arena_n, name, size)
     t.arena_n += size
     t.ends[t.names] = t.arena_n
+    if not path:
+        t.repeated[t.repeats % REPEATED] = <int32_t>t.names
+        t.repeats += 1
     t.names += 1
     return <int>(t.names - 1)
+
+
+cdef long _shorten(const char* text, long size, uint64_t inode) noexcept nogil:
+    # Length of the name up to its colon if all that follows is the inode number: pipe:[7],
+    # socket:[7] (pipefs_dname() in fs/pipe.c, sockfs_dname() in net/socket.c). Else *size*.
+    cdef:
+        char[64] wanted
+        long kind = 0, length
+    if size >= 5 and memcmp(text, b"pipe:", 5) == 0:
+        kind = 5
+    elif size >= 7 and memcmp(text, b"socket:", 7) == 0:
+        kind = 7
+    if kind == 0:
+        return size
+    length = snprintf(wanted, sizeof(wanted), b"[%llu]", <unsigned long long>inode)
+    if length == size - kind and memcmp(text + kind, wanted, length) == 0:
+        return kind
+    return size
 
 
 cdef int _add_fd(Table* t, int32_t process, int at, const char* name, char* text) noexcept nogil:
@@ -266,6 +293,8 @@ cdef int _add_fd(Table* t, int32_t process, int at, const char* name, char* text
     if fresh:
         size = fds_readlink(at, name, text, NAME_BYTES)
         if size >= 0:
+            if facts.mode & S_IFMT and facts.mode != <uint32_t>REFUSED:
+                size = _shorten(text, size, facts.inode)
             entry.name = _add_name(t, text, size)
             if entry.name == -ENOMEM:
                 return -ENOMEM
@@ -327,7 +356,8 @@ def scan(const int32_t[::1] dirfds not None, const int32_t[::1] process not None
         ``columns``: dict of (N,) arrays ``process``, ``fd``, ``access`` (4 read, 2 write, 0 for
         O_PATH), ``mode`` (st_mode, ``NO_MODE`` if it was refused), ``dev`` and ``rdev``
         (major << 32 | minor), ``inode``, ``birth`` (ns since 1970, 0 if not told), ``name`` (number
-        in *names*, -1: as the first entry of the same dev and inode). ``names``: list of bytes.
+        in *names*, -1: as the first entry of the same dev and inode). ``names``: list of bytes,
+        where ``pipe:`` and ``socket:`` alone stand for the link with the entry's inode in brackets.
         ``errors``: (P,) int32, 0 or the errno for which a process has no entry.
     """
     cdef:
@@ -341,7 +371,7 @@ def scan(const int32_t[::1] dirfds not None, const int32_t[::1] process not None
     errors = np.zeros(n, np.int32)
     cdef int32_t[::1] errors_ = errors
     t.n = t.arena_n = t.names = 0
-    t.used = 0
+    t.used = t.repeats = 0
     t.room = 1024
     t.slots = 2048
     t.arena_room = 65536

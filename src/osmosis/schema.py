@@ -380,7 +380,7 @@ COLUMNS: dict[str, Column] = {
         number       i8  of what only its open file tells apart, which; of a pidfd the pid; else -1
         birth        i8  when the inode was made, ns since 1970; 0 if the filesystem does not tell
         super        u8  s_dev of its superblock, as maps and mountinfo print it; 0 if not known
-        name         i4  >string where one link to it leads
+        name         i4  >string where one link to it leads; "pipe:", "socket:" go without [inode]
         sure         i1  1: told apart from every other; 0: may be the same as others of its kind
         seals        i4  of a memfd F_SEAL_*, -1 if they were not told; else 0
         """,

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 import stat
 
 import numpy as np
@@ -122,6 +123,44 @@ def test_one_name_for_each_file_and_none_for_its_repetitions(place):
     assert found[1, 1] == os.fsencode(place / "fifo")
     os.close(a)
     os.close(b)
+
+
+def test_names_of_pipes_and_sockets_leave_their_number_to_the_entry():
+    ends = [n for _ in range(40) for n in os.pipe()]
+    pairs = [s for _ in range(40) for s in socket.socketpair()]
+    events = [os.eventfd(0) for _ in range(3)]
+    at = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
+    try:
+        columns, texts, _ = found = scan(at)
+        row = {n: i for i, n in enumerate(columns["fd"].tolist())}
+        name = names(found)
+        for kind, wanted in ((b"pipe:", ends), (b"socket:", [s.fileno() for s in pairs])):
+            seen = {}
+            for n in wanted:
+                inode = int(columns["inode"][row[n]])
+                seen.setdefault(inode, []).append(name[0, n])
+                assert os.readlink(f"/proc/self/fd/{n}") == f"{kind.decode()}[{inode}]"
+            assert {tuple(of) for of in seen.values()} <= {(kind,), (kind, None)}
+            assert len(seen) == (40 if kind == b"pipe:" else 80)
+            assert texts.count(kind) == 1
+        assert {name[0, n] for n in events} == {b"anon_inode:[eventfd]"}
+        assert texts.count(b"anon_inode:[eventfd]") == 1
+    finally:
+        for n in (*ends, *events, at):
+            os.close(n)
+        for s in pairs:
+            s.close()
+
+
+def test_a_name_with_another_number_is_kept_whole(place):
+    # Closed and opened as a pipe between the two looks: the text is not of the inode.
+    at = table(place / "1", {0: "pipe:[5]", 1: "socket:[6]", 2: "pipe:"})
+    (place / "1" / "fd" / "pipe:[5]").touch()
+    (place / "1" / "fd" / "socket:[6]").touch()
+    (place / "1" / "fd" / "pipe:").touch()
+    found = names(scan(at))
+    assert found == {(0, 0): b"pipe:[5]", (0, 1): b"socket:[6]", (0, 2): b"pipe:"}
+    os.close(at)
 
 
 def test_births_tell_files_apart_that_had_one_number(place):

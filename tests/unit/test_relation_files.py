@@ -6,6 +6,7 @@ import pytest
 from osmosis.graph.graph import ALL, ANY, POTENTIAL, Edge, Kind
 from osmosis.model import Model
 from osmosis.relations.build import build
+from osmosis.relations.files import link_text
 from osmosis.schema import COLUMNS, FileKind, FrameKind, OpenKind, Status
 from osmosis.snapshot import Snapshot, StringPool, empty_columns
 
@@ -99,6 +100,19 @@ def test_a_descriptor_is_held_with_its_mode():
     assert shares(m, 1, 3, "FILE", "RW") is True  # two descriptors, one holder
     assert shares(m, 1, 4, "FILE") is True  # O_PATH holds it, without a letter
     assert [shares(m, 1, 4, "FILE", letter) for letter in "RWX"] == [False] * 3
+
+
+@pytest.mark.parametrize("name", [b"pipe:", b"pipe:[5]"])
+def test_a_pipe_is_told_by_its_link_with_the_number_kept_or_not(name):
+    snap = snapshot(2, [open_file(PIPE, 5, name=name)], [(0, R, 0), (1, W, 0)])
+    assert link_text(snap, 0) == "pipe:[5]"
+    data = build(snap)
+    assert data.notes.get(data.names.find("PIPE_8:1_5"), {}) == {"path": "pipe:[5]"}
+
+
+def test_a_link_that_is_not_known_has_no_text():
+    snap = snapshot(1, [open_file(PIPE, 5, name=None), open_file(FILE, 6)], [(0, R, 0)])
+    assert [link_text(snap, i) for i in (0, 1)] == ["", "/f"]
 
 
 def test_seals_of_a_memfd_take_writing_away():

@@ -287,8 +287,8 @@ class Opens:
             why = "/proc is of another pid namespace: kcmp cannot name its processes"
             self.ledger.add(HOST, "kcmp", Status.SKIPPED, why, len(rows))
             return
-        tid_of = {pid: held.tid for pid, held in self.held.items()}
-        leaders = np.array([tid_of[pid] for pid in found["process"][rows].tolist()], np.int32)
+        pids, of = np.unique(found["process"][rows], return_inverse=True)
+        leaders = np.array([self.held[pid].tid for pid in pids.tolist()], np.int32)[of]
         tids = np.where(found["tid"][rows] > 0, found["tid"][rows], leaders).astype(np.int32)
         numbers = found["fd"][rows].astype(np.int32)
         # One open file is of one kind and device: each can be sorted by itself.

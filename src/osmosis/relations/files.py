@@ -21,7 +21,7 @@ from osmosis.relations.parts import Parts
 from osmosis.schema import NAMESPACES, FileKind, OpenKind, Status
 from osmosis.snapshot import Snapshot
 
-__all__ = ["OPEN_TYPES", "add_files", "not_all_read"]
+__all__ = ["OPEN_TYPES", "add_files", "link_text", "not_all_read"]
 
 # Types of the resources that a descriptor may lead to, sockets and message queues aside.
 ANONYMOUS = {
@@ -53,6 +53,8 @@ WRITE_ANYWAY = (OpenKind.INOTIFY, OpenKind.FANOTIFY, OpenKind.PTY)
 # in fs/userfaultfd.c, link_update() in kernel/bpf/syscall.c. A map's mode is asked for.
 WRITTEN_ANONYMOUS = ("anon_inode:[userfaultfd]", "anon_inode:bpf_link")
 MODE_ASKED = ("anon_inode:bpf-map",)
+# Links of which table open does not repeat the inode number.
+UNNUMBERED = ("pipe:", "socket:")
 
 # F_SEAL_WRITE, F_SEAL_FUTURE_WRITE; F_SEAL_SHRINK, F_SEAL_GROW: include/uapi/linux/fcntl.h. What
 # cannot be written may still be cut short, by whoever has it open for writing.
@@ -110,6 +112,14 @@ def _note(snap: Snapshot, paths: NDArray[np.int32], **more: str) -> Any:
     return note
 
 
+def link_text(snap: Snapshot, row: int) -> str:
+    """Where one link to row *row* of table open leads, "" if that is not known."""
+    text = snap.text(snap["open_name"][row])
+    if text in UNNUMBERED:
+        text += f"[{snap['open_inode'][row]}]"
+    return text
+
+
 def _known(snap: Snapshot, *kinds: int) -> I64:
     """Rows of table open of these kinds that are told apart."""
     return np.flatnonzero(np.isin(snap["open_kind"], kinds) & (snap["open_sure"] == 1))
@@ -147,6 +157,14 @@ def _add_regular(parts: Parts, snap: Snapshot, of_object: I64, of_open: I64) -> 
 
 def _add_plain(parts: Parts, snap: Snapshot, of_open: I64) -> None:
     """Directories and pipes: a row of table open each."""
+
+    def note(rows: I64) -> Any:
+        def of(i: int) -> Mapping[str, Any]:
+            text = link_text(snap, int(rows[i]))
+            return {"path": text} if text else {}
+
+        return of
+
     for kind, name in ((OpenKind.DIRECTORY, "DIRECTORY"), (OpenKind.PIPE, "PIPE")):
         rows = _known(snap, kind)
         inode = snap["open_inode"][rows].astype(object)
@@ -159,7 +177,7 @@ def _add_plain(parts: Parts, snap: Snapshot, of_open: I64) -> None:
             Kind.RESOURCE,
             name,
             Block(name + "_{}_{}", (device_names(snap["open_dev"][rows]), inode)),
-            note=_note(snap, snap["open_name"][rows]),
+            note=note(rows),
         )
         of_open[rows] = node + np.arange(len(rows))
 
