@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -442,6 +444,55 @@ def test_execve_while_we_read_leaves_no_descriptor_of_the_old_program(monkeypatc
         assert sorted(map(int, os.listdir(f"/proc/{c.pid}/fd"))) == sorted(snap["fd_fd"].tolist())
     assert kept in snap["fd_fd"]
     assert lost not in snap["fd_fd"]
+
+
+@pytest.fixture
+def disk(tmp_path, need):
+    """A loop device with a filesystem on it; its path."""
+    tools = [shutil.which(tool) for tool in ("losetup", "mkfs.ext4")]
+    need(all(tools), "needs losetup and mkfs.ext4")
+    image = tmp_path / "image"
+    with image.open("wb") as file:
+        file.truncate(4 << 20)
+    subprocess.run([tools[1], "-q", image], check=True, capture_output=True)
+    line = [tools[0], "--find", "--show", image]
+    made = subprocess.run(line, check=False, capture_output=True, text=True)
+    need(made.returncode == 0, f"no loop device: {made.stderr.strip()}")
+    yield made.stdout.strip()
+    subprocess.run([tools[0], "--detach", made.stdout.strip()], check=True)
+
+
+def test_a_file_its_filesystem_and_the_block_device_below(tmp_path, disk):
+    at = tmp_path / "mounted"
+    at.mkdir()
+    code = f"""
+unshare(CLONE_NEWNS)
+mount(None, '/', None, 0x44000)  # MS_REC | MS_PRIVATE
+mount({disk!r}, {str(at)!r}, 'ext4')
+w = os.open({str(at / "file")!r}, os.O_CREAT | os.O_WRONLY)
+os.write(w, b'a word of 20 letters')
+os.fsync(w)
+os.close(w)
+f = os.open({str(at / "file")!r}, os.O_RDONLY)
+"""
+    with child(code) as a, child(f"d = os.open({disk!r}, os.O_RDWR)") as raw, child() as other:
+        for c in (a, raw, other):
+            c.do("os.close(2)")  # the file that this test run writes to
+        snap = osmosis.capture([a.pid, raw.pid, other.pid])
+        model = snap.model()
+        # The kernel's word: the file's device is the loop device, and there is what was written.
+        number = os.stat(disk).st_rdev
+        assert a.ask("os.fstat(f).st_dev") == number
+        assert raw.ask("b'a word of 20 letters' in os.pread(d, 4 << 20, 0)")
+        inode = a.ask("os.fstat(f).st_ino")
+    label = f"{os.major(number)}_{os.minor(number)}"
+    held = model.bfs(a.pid, types="FILE", kinds={"RESOURCE"}).ids
+    [file] = [name for name in held if name.endswith(f"{os.minor(number):x}_{inode}")]
+    below = model.bfs(a.pid, edges={"HOLD", "SUBSET", "MAP"}, types="DEVICE", kinds={"SPACE"}).ids
+    assert f"DEVICE_SPACE_block_{label}" in below
+    # Past the filesystem: possible, since what is cached of the file is not read again.
+    assert model.shares(a.pid, raw.pid, types="FILE", access="W").state is None
+    assert model.shares(a.pid, other.pid, types="FILE", access="W").state is False, file
 
 
 def test_nobody_to_read():
