@@ -86,6 +86,28 @@ def test_each_difference_from_the_papers_tool_has_its_witness(case):
     assert [claim.claim for claim in claims if not claim.check(model)] == []
 
 
+@pytest.mark.parametrize("case", ["apptainer"], indirect=True)
+def test_home_and_tmp_of_apptainer_are_in_common(case):
+    """What one instance writes there another reads; nobody has it open, so nothing is observed."""
+    db, app = case.instances.db, case.instances.app
+    model = case.snapshot.model()
+    for place in ("/tmp", "/root"):
+        one, other = (Path(f"/proc/{pid}/root{place}") for pid in (db, app))
+        mark = f"osmosis-{os.getpid()}"
+        (one / mark).write_text("word")
+        try:
+            assert (other / mark).read_text() == "word", place
+        finally:
+            (one / mark).unlink()
+        facts = one.stat()
+        device = os.major(facts.st_dev) << 32 | os.minor(facts.st_dev)
+        assert device in case.snapshot["mount_dev"].tolist(), place
+    options = {"types": {"MOUNT"}, "access": "W"}
+    found = model.shared_resources(f"pid:{db}", potential=True, **options)
+    assert app in found.pids
+    assert app not in model.shared_resources(f"pid:{db}", **options).pids
+
+
 def test_a_published_snapshot_says_the_same(case):
     """Names are taken out of what is saved; who is in the TCB, and through what, stays."""
     raw, public = case.snapshot.model(), publish(case.snapshot, case.work).model()
