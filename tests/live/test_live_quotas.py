@@ -74,7 +74,7 @@ class Tree:
 
 @pytest.fixture
 def tree(request, need):
-    made = Tree.find(request.param)
+    made = next(filter(None, map(Tree.find, request.param.split())), None)
     need(made, f"no cgroup hierarchy of {request.param} that may be written to")
     made.make()
     yield made
@@ -164,6 +164,37 @@ def test_a_cpu_quota_throttles_and_is_held(tree):
     name = f"CPU_QUOTA_SPACE_/{tree.top.name}"
     assert spaces(model, x.pid, "CPU_QUOTA") == {name}
     assert "5000" in model.data.notes.get(model.data.names.find(name), {})["limit"]
+
+
+@pytest.mark.parametrize("tree", ["blkio io"], indirect=True)
+def test_a_limit_of_a_block_device_is_what_the_file_says(tree, need):
+    devices = [path.read_text().strip() for path in Path("/sys/block").glob("*/dev")]
+    need(devices, "no block device")
+    name, text = (
+        ("io.max", "{} rbps={}")
+        if tree.unified
+        else (
+            "blkio.throttle.read_bps_device",
+            "{} {}",
+        )
+    )
+    a, b = tree.make("a"), tree.make("b")
+    with child() as x, child() as y:
+        put(a, x.pid)
+        put(b, y.pid)
+        (a / name).write_text(text.format(devices[0], 1 << 20))
+        read = (a / name).read_text().split()
+        assert read[0] == devices[0]
+        assert str(1 << 20) in read[1]  # the kernel's word
+        snap = osmosis.capture([x.pid, y.pid], sources=SOURCES)
+    model = snap.model()
+    space = f"IO_QUOTA_SPACE_/{tree.top.name}/a"
+    assert spaces(model, x.pid, "IO_QUOTA") == {space}
+    assert spaces(model, y.pid, "IO_QUOTA") == set()
+    limit = model.data.notes.get(model.data.names.find(space), {})["limit"]
+    assert name in limit
+    assert str(1 << 20) in limit
+    assert y.pid not in model.shared_spaces(x.pid, types="IO_QUOTA").pids
 
 
 @pytest.mark.parametrize("tree", ["pids"], indirect=True)
