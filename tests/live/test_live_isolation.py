@@ -1,6 +1,8 @@
 """Layers between real processes, against the links and files of /proc and what gets through."""
 
+import fcntl
 import os
+import sys
 from itertools import combinations
 from pathlib import Path
 
@@ -206,6 +208,39 @@ def test_namespaces_that_nobody_is_in(tmp_path):
             members = edges.src[(edges.dst == node) & (edges.flags == 0)]
             assert not len(members)  # the kernel serves it, and the descriptor is no membership
         assert any("kept by" in row.reason for row in snap.coverage)
+
+
+def test_user_namespaces_in_one_another_are_spaces_in_one_another():
+    """Against NS_GET_PARENT and NS_GET_OWNER_UID (include/uapi/linux/nsfs.h), asked by us."""
+    with child("os.setresgid(4242, 4242, 4242)\nos.setresuid(4242, 4242, 4242)") as c:
+        for _ in range(3):
+            c.do("prctl(4, 1)\nnew_user_namespace()")  # dumpable: it writes its own uid_map
+        c.do("unshare(CLONE_NEWUTS)")
+        snap = osmosis.capture([c.pid], sources=["namespaces"])
+        chain, owners = [], []
+        fd = os.open(f"/proc/{c.pid}/ns/user", os.O_RDONLY)
+        while True:
+            chain.append(os.fstat(fd).st_ino)
+            owner = bytearray(4)
+            fcntl.ioctl(fd, 0xB704, owner)
+            owners.append(int.from_bytes(owner, sys.byteorder))
+            try:
+                above = fcntl.ioctl(fd, 0xB702)
+            except PermissionError:  # the initial one: nothing is above it
+                break
+            finally:
+                os.close(fd)
+            fd = above
+        uts = os.stat(f"/proc/{c.pid}/ns/uts").st_ino
+    assert owners == [4242, 4242, 4242, 0]
+    model = snap.model()
+    held = model.bfs(c.pid, types="USER", kinds={"SPACE"}, edges={"HOLD"}).ids
+    found = model.bfs(c.pid, types="USER", kinds={"SPACE"}, edges={"HOLD", "SUBSET"}).ids
+    assert list(held) == [f"USER_SPACE_{chain[0]}"]
+    assert set(found) == {f"USER_SPACE_{inode}" for inode in chain}
+    row_of = {int(inode): row for row, inode in enumerate(snap["namespace_inode"])}
+    assert [snap["namespace_owner"][row_of[inode]] for inode in chain] == owners
+    assert snap["namespace_user"][row_of[uts]] == row_of[chain[0]]
 
 
 def test_the_matrix_of_the_whole_host_agrees_with_the_links():
