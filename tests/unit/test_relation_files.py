@@ -280,6 +280,26 @@ def test_whoever_holds_an_inotify_may_change_it():
     assert shares(m, 1, 2, "INOTIFY", "W") is True
 
 
+@pytest.mark.parametrize(
+    ("opened", "kind", "state"),
+    [
+        (open_file(OpenKind.PTY, 3), "DEVICE", True),
+        (open_file(CHAR, 3, rdev=4 << 32 | 64), "DEVICE", True),  # ttyS0
+        (open_file(CHAR, 3, rdev=13 << 32 | 64), "DEVICE", None),  # input: its driver decides
+        (open_file(BLOCK, 3, rdev=8 << 32), "DEVICE", False),
+        (open_file(OpenKind.ANON, 0, name=b"anon_inode:[userfaultfd]", number=1), "ANON", True),
+        (open_file(OpenKind.ANON, 0, name=b"anon_inode:bpf_link", number=1), "ANON", True),
+        (open_file(OpenKind.ANON, 0, name=b"anon_inode:bpf-map", number=1), "ANON", False),
+        (open_file(OpenKind.ANON, 0, name=b"anon_inode:other", number=1), "ANON", None),
+        (open_file(FILE, 3), "FILE", False),
+    ],
+)
+def test_who_may_read_writes_by_calls_that_ask_for_no_mode(opened, kind, state):
+    m = model(3, [opened], [(0, R, 0), (1, R, 0), (2, 0, 0)])
+    assert shares(m, 1, 2, kind, "W") is state
+    assert shares(m, 1, 3, kind, "W") is False  # O_PATH
+
+
 def test_a_table_that_was_not_read_is_unknown():
     m = model(3, [open_file(PIPE, 9)], [(0, R, 0)], status=[0, Status.DENIED, 0])
     assert shares(m, 1, 2, "PIPE", "W") is None
