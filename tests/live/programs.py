@@ -75,8 +75,23 @@ def asks(model: Any, pid: int) -> set[int]:
 
 
 def may_ask(model: Any, pid: int) -> set[int]:
-    """Pids that *pid* may ask, where it could not be decided."""
-    return set(model.services(model.pd(f"pid:{pid}")).unknown.pids.tolist())
+    """Pids that *pid* may ask, where it could not be decided.
+
+    Without those that not even we may read the descriptors of: they may hold the end of anything.
+    """
+    unknown = model.services(model.pd(f"pid:{pid}")).unknown.pids.tolist()
+    return {one for one in unknown if _readable(one)}
+
+
+def _readable(pid: int) -> bool:
+    try:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            link.readlink()
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def note(model: Any, node: str) -> dict[str, Any]:

@@ -171,9 +171,16 @@ BROKEN = """
 class Broken:
     name = "broken"
     def up(self, work):
+        import pathlib, time
         from benchmarks.evaluation.base import Stage
         self.stage = Stage(work)
         self.stage.spawn("sh", "-c", "setsid sleep 7654321 & setsid sleep 7654322 &", log="broken")
+        def gone(number):  # into a session of its own, where the end of the stage ends it not
+            said = b"sleep\\0" + number + b"\\0"
+            return any(p.read_bytes() == said for p in pathlib.Path("/proc").glob("[0-9]*/cmdline"))
+        until = time.monotonic() + 20
+        while not (gone(b"7654321") and gone(b"7654322")) and time.monotonic() < until:
+            time.sleep(0.02)
         raise RuntimeError("as it was told to")
     def pids(self): raise AssertionError
     def down(self): self.stage.close()
