@@ -127,6 +127,36 @@ def test_a_limit_binds_all_below_it(tree):
     assert model.isolation(x.pid, stranger.pid)["cgroup"].state == "separated"
 
 
+@pytest.mark.parametrize("tree", ["pids"], indirect=True)
+def test_who_may_write_the_limit_may_limit(tree):
+    """The verb cgroup-limit, against who can open the file and what writing it does."""
+    a = tree.make("a")
+    for name in ("pids.max", "memory.max", "cpu.max"):
+        if (a / name).exists():
+            os.chown(a / name, 4242, 4242)
+    user = "os.setgroups([])\nos.setresgid({0}, {0}, {0})\nos.setresuid({0}, {0}, {0})"
+    writes = f"""
+def limit():
+    try:
+        with open({str(a / "pids.max")!r}, "w") as file:
+            file.write("1")
+    except OSError as exc:
+        return exc.errno
+    return 0
+"""
+    with child(FORK) as y, child(writes) as owner, child(writes) as stranger:
+        put(a, y.pid)
+        owner.do(user.format(4242))
+        stranger.do(user.format(4243))
+        model = osmosis.capture([y.pid, owner.pid, stranger.pid]).model()
+        assert stranger.ask("limit()") == errno.EACCES
+        assert y.ask("forks(1)") == [1, 0]
+        assert owner.ask("limit()") == 0
+        assert y.ask("forks(1)") == [0, errno.EAGAIN]
+    assert model.may(owner.pid, "cgroup-limit", y.pid).state is True
+    assert model.may(stranger.pid, "cgroup-limit", y.pid).state is False
+
+
 @pytest.mark.parametrize("tree", ["memory"], indirect=True)
 def test_limits_are_what_the_files_say(tree):
     file = tree.top / ("memory.max" if tree.unified else "memory.limit_in_bytes")
