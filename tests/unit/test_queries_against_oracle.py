@@ -3,6 +3,7 @@
 import inspect
 import math
 import os
+from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
 from unittest import mock
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 import oracle_queries as oracle
 from osmosis.errors import QueryError
 from osmosis.formats.csv import read_csv, write_csv
+from osmosis.graph.graph import ANY, REQUESTS
 from osmosis.graph.sets import PDSet
 from osmosis.model import Model
 from osmosis.query import metrics
@@ -513,6 +515,20 @@ def test_an_unknown_type_is_an_error():
     for ask in (model.tcb, model.shared_resources, model.bfs, model.shared_spaces):
         with pytest.raises(QueryError, match="NONSENSE"):
             ask("id:PD_10", types={"NONSENSE"})
+
+
+def test_requests_that_were_not_seen_are_no_type_of_what_is_held():
+    data = read_csv(Path(__file__).parents[1] / "data" / "db_and_app.csv").data
+    hidden = np.zeros(data.n_pds, np.uint8)
+    hidden[1] = ANY
+    plain = Model(replace(data, unseen={}))
+    model = Model(replace(data, unseen={REQUESTS: hidden}))
+
+    x = model.pds[1]
+    assert model.shared_resources(x).unknown == plain.shared_resources(x).unknown
+    assert len(model.services(x).unknown) == data.n_pds - 1 - len(model.services(x))
+    with pytest.raises(QueryError, match="no type 'REQUEST'"):
+        model.shared_resources(x, types={"REQUEST"})
 
 
 # The files of the paper's tool, where they are.

@@ -28,6 +28,7 @@ __all__ = [
     "ANY",
     "POTENTIAL",
     "PRIVATE",
+    "REQUESTS",
     "SERVER",
     "Edge",
     "Edges",
@@ -46,6 +47,7 @@ ALL = X | W | R | ANY
 # Flags of an edge.
 PRIVATE = 1  # a HOLD on a private mapping: W reaches its end and goes no further
 POTENTIAL = 2  # not observed: it could be used
+REQUESTS = "REQUEST"  # in Graph.unseen, beside types: what the PD may ask over was not all seen
 SERVER = 4  # a HOLD on a space: the PD serves the space; without it, it is a member
 
 
@@ -185,7 +187,8 @@ class Graph:
     rules: tuple[Rule, ...]  # what Edges.rule names
     control: Control  # PD -> PD, by verb, in class form
     kernel: int | None = None  # row of the PD that holds everything, always 0 if there is one
-    # By type: (P,) masks of what the PD may hold and could not be read: certain is never more.
+    # By type: (P,) masks of what the PD may hold and could not be read: certain is never more;
+    # and under REQUESTS what it may ask over.
     unseen: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     # What people and exports are told of a node: {"va": "0x7f...", "path": ...}; see Notes.
     notes: Notes | dict[int, Mapping[str, Any]] = field(default_factory=dict)
@@ -197,3 +200,8 @@ class Graph:
     def n_pds(self) -> int:
         """P, the number of protection domains."""
         return len(self.pds)
+
+    @property
+    def unseen_types(self) -> dict[str, NDArray[np.uint8]]:
+        """``unseen`` of types alone, without REQUESTS."""
+        return {name: masks for name, masks in self.unseen.items() if name != REQUESTS}

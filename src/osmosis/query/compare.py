@@ -288,7 +288,7 @@ class _Side:
         seen = {graph.types[t] for t in numbers.tolist()}
         hidden = {
             name
-            for name, masks in graph.unseen.items()
+            for name, masks in graph.unseen_types.items()
             if ((masks[self.rows] & need) == need).any()
         }
         return seen | hidden

@@ -301,7 +301,7 @@ def explain(engine: Engine, x: int, y: int, **options: Any) -> Witness:
 
 def _unseen_types(engine: Engine, x: int, y: int, ask: Ask) -> str:
     blind = []
-    for name, mask in engine.graph.unseen.items():
+    for name, mask in engine.graph.unseen_types.items():
         if ask.types is not None and name not in ask.types:
             continue
         if (mask[x] & ask.own) == ask.own or (mask[y] & ask.access) == ask.access:

@@ -36,6 +36,7 @@ RESOURCE_TYPES = (
     "SOCKET",
     "SHM",
     "MQUEUE",
+    "SEM",
     "DEVICE",
     "CPU",
     "DIRECTORY",
@@ -145,7 +146,7 @@ def types_of(
     if types is None:
         return None
     listed = frozenset(_listed(types, "types"))
-    known = {*graph.types, *graph.unseen, *RESOURCE_TYPES, *SPACE_TYPES}
+    known = {*graph.types, *graph.unseen_types, *RESOURCE_TYPES, *SPACE_TYPES}
     if requests and listed - known:
         at = (graph.edges.kind == Edge.REQUEST) & (graph.edges.label >= 0)
         asked = {graph.labels[label] for label in np.unique(graph.edges.label[at]).tolist()}

@@ -1,6 +1,6 @@
 """Services: who is asked for something, over REQUEST edges, and how far away.
 
-A PD with ``unseen["REQUEST"]`` may ask anybody over what was not seen of it, and be asked so.
+A PD with ``unseen[REQUESTS]`` may ask anybody over what was not seen of it, and be asked so.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from osmosis.graph.graph import ANY, POTENTIAL, Edge
+from osmosis.graph.graph import ANY, POTENTIAL, REQUESTS, Edge
 from osmosis.graph.relation import Relation
 from osmosis.query.sharing import Row
 from osmosis.query.walk import Index, Way, walk
@@ -30,7 +30,7 @@ def _reached(index: Index, rows: NDArray[np.int32], depth: int | None, forward: 
 def _blind(index: Index) -> NDArray[np.bool_]:
     """(P,) bool: PDs of which not everything was seen that they ask over."""
     out = np.zeros(index.n_pds, bool)
-    masks = index.graph.unseen.get("REQUEST")
+    masks = index.graph.unseen.get(REQUESTS)
     if masks is not None:
         out |= (masks & ANY) != 0
     if index.kernel is not None:

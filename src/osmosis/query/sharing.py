@@ -106,7 +106,7 @@ def _unseen(index: Index, ask: Ask) -> list[tuple[str, NDArray[np.uint8]]]:
     graph = index.graph
     return [
         (name, mask)
-        for name, mask in graph.unseen.items()
+        for name, mask in graph.unseen_types.items()
         if (ask.types is None or name in ask.types)
         and mask.any()
         and (ask.kind == Kind.SPACE) == _is_space_type(index, name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from osmosis.graph.graph import ALL, ANY, Edge, Edges
+from osmosis.graph.graph import ALL, ANY, REQUESTS, Edge, Edges
 from osmosis.relations.files import not_all_read
 from osmosis.relations.memory import owners_of, ranges
 from osmosis.relations.parts import Parts
@@ -39,7 +39,7 @@ def add_services(parts: Parts, snap: Snapshot, ends: Ends, named: Roles) -> None
     asks.add(parts)
     _add_kernel(parts, snap)
     add_servers(parts, snap, ends, named)
-    parts.unseen_by("REQUEST", not_all_read(snap) + 1, ANY)
+    parts.unseen_by(REQUESTS, not_all_read(snap) + 1, ANY)
 
 
 def _add_kernel(parts: Parts, snap: Snapshot) -> None:
