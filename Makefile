@@ -4,8 +4,9 @@
 #   make bench      benchmarks with fair peers, one table of ratios at the end
 #   make evaluation                 as root: the paper's comparison, with every runtime that starts here
 #   make evaluation-from-snapshots  the same from the snapshots in tests/data, on any machine
-#   make lint       ruff, mypy --strict, cython-lint
-#   make sanitize   native tests with bounds checks, AddressSanitizer, UBSan, ThreadSanitizer
+#   make lint       ruff, mypy --strict, cython-lint; stubs against the extensions
+#   make sanitize   native tests with bounds checks, AddressSanitizer, UBSan; as root, real captures
+#                   under ThreadSanitizer
 # PYTHON=... chooses an interpreter (>= 3.11), VENV=... where the environment goes.
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do \
