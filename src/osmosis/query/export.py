@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import igraph
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +23,9 @@ from osmosis.graph.graph import (
 from osmosis.query.control import Controls
 from osmosis.query.quotient import IN, Quotient
 from osmosis.query.walk import Index, Way, walk
+
+if TYPE_CHECKING:
+    import igraph
 
 __all__ = ["expanded", "topology"]
 
@@ -62,6 +65,9 @@ def topology(index: Index, made: Quotient) -> igraph.Graph:
 
 def _drawn(graph: Graph, node: I4, edges: Edges) -> igraph.Graph:
     """The igraph.Graph of vertices, each named by a node, and of edges between vertices."""
+    # Where a drawing library is installed igraph brings it along, for a third of a second.
+    import igraph
+
     # Lists of tuples are 2 to 3 times faster than an (E, 2) array in igraph 1.0.
     out = igraph.Graph(
         n=len(node),
