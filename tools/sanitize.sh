@@ -12,10 +12,11 @@ rm -f src/_fastproc/*.so src/_fastproc/*.c
 FASTPROC_DEBUG=1 FASTPROC_SANITIZE=address,undefined \
     "$venv/bin/python" setup.py -q build_ext --inplace
 asan=$(gcc -print-file-name=libasan.so)
+# What the sanitizers say goes past pytest, which ends with the process (--capture=sys).
 # The interpreter itself keeps memory until it exits: leaks are looked for by other tests.
 # Memory given back is kept aside for a while, but little of it: a test watches what stays.
 LD_PRELOAD="$asan" ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-    PYTHONPATH="$work/src" "$venv/bin/python" -m pytest -q -p no:cacheprovider \
+    PYTHONPATH="$work/src" "$venv/bin/python" -m pytest -q -p no:cacheprovider --capture=sys \
     tests/unit/test_maps.py tests/unit/test_pagemap.py tests/unit/test_frames.py \
     tests/unit/test_procfs.py tests/unit/test_memory_objects.py tests/unit/test_reach.py \
     tests/unit/test_fds.py tests/unit/test_sockdiag.py

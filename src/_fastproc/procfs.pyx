@@ -720,7 +720,7 @@ def distinct(const uint8_t[::1] arena not None, const int64_t[:, ::1] spans not 
         int32_t* of
         int32_t* first       # of each text, its first span
         int32_t found = 0
-        const char* data
+        const char* data = b""  # of an empty list no address is made: a span of it is empty
     if spans.shape[1] != 2:
         raise ValueError("a span is a start and a size")
     for i in range(n):
@@ -730,7 +730,8 @@ def distinct(const uint8_t[::1] arena not None, const int64_t[:, ::1] spans not 
         raise ValueError(f"{n} spans")
     while room < 2 * n:
         room *= 2
-    data = <const char*>&arena[0] if arena.shape[0] else NULL
+    if arena.shape[0]:
+        data = <const char*>&arena[0]
     slots = <int32_t*>calloc(room, sizeof(int32_t))
     of = <int32_t*>malloc((n + 1) * sizeof(int32_t))
     first = <int32_t*>malloc((n + 1) * sizeof(int32_t))
@@ -743,12 +744,14 @@ def distinct(const uint8_t[::1] arena not None, const int64_t[:, ::1] spans not 
                 if size < 0:
                     of[i] = -1
                     continue
+                if size == 0:
+                    start = 0
                 at = <int64_t>(_hash(data + start, size) & <uint64_t>(room - 1))
                 while slots[at]:
                     other = first[slots[at] - 1]
-                    if spans[other, 1] == size and memcmp(
-                        data + spans[other, 0], data + start, size
-                    ) == 0:
+                    if spans[other, 1] == size and (
+                        size == 0 or memcmp(data + spans[other, 0], data + start, size) == 0
+                    ):
                         break
                     at = (at + 1) & (room - 1)
                 if not slots[at]:
