@@ -18,11 +18,12 @@ from benchmarks.peers import c_reader
 FEW = 100  # processes of a farm, for what one of few costs
 
 SCRIPT = """
-import json, resource, sys, time
+import json, sys, time
 import numpy, scipy.sparse, igraph
 import osmosis
+from benchmarks.high_water import high_water
 pids = json.load(sys.stdin)
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+base = high_water()
 times = {}
 def step(name, work):
     began = time.perf_counter()
@@ -33,10 +34,10 @@ snap = step("capture", lambda: osmosis.capture(pids))
 model = step("model", snap.model)
 tcb = step("tcb", model.tcb_matrix)
 sizes = step("sizes", lambda: (tcb.counts(1), tcb.counts(0)))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = high_water()
 step("save", lambda: snap.save(sys.argv[1]))
 columns = sum(c.nbytes for c in snap.columns.values())
-json.dump({"times": times, "beyond": (peak - base) / 1024 - columns / (1 << 20),
+json.dump({"times": times, "beyond": peak - base - columns / (1 << 20),
            "columns": columns, "tcb": sizes[0].tolist(), "ib": sizes[1].tolist()}, sys.stdout)
 """
 

@@ -10,14 +10,15 @@ import pytest
 from benchmarks.apart import python
 
 INDEX = """
-import json, resource, sys, time
+import json, sys, time
 import numpy as np
 from _fastproc.frames import FrameIndex
 from _fastproc.partition import Partition
+from benchmarks.high_water import high_water
 from benchmarks.synthetic_frames import REGIONS, Host
 n, memory = int(sys.argv[1]), int(sys.argv[2])
 host, index, seconds = Host(n, memory), FrameIndex(), 0.0
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+base = high_water()
 for visit in host.visits():
     began = time.process_time()
     index.visit(*visit)
@@ -25,23 +26,22 @@ for visit in host.visits():
 began = time.process_time()
 found = Partition([index], np.ones(REGIONS * n, np.uint8))
 seconds += time.process_time() - began
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = high_water()
 assert index.pairs == host.pairs
 assert int(found.pages.sum()) == host.frames
 sizes = np.add.reduceat(found.last.astype(np.int64) - found.first + 1, found.indptr[:-1])
 assert int((found.pages * sizes).sum()) == host.pairs
 json.dump({"seconds": seconds, "pairs": host.pairs, "frames": host.frames, "bytes": index.nbytes,
-           "beyond": (peak - base) / 1024, "classes": len(found.pages)}, sys.stdout)
+           "beyond": peak - base, "classes": len(found.pages)}, sys.stdout)
 """
 
 QUERIES = """
-import json, resource, sys, time
+import json, sys, time
 import numpy as np, scipy.sparse, igraph
 from benchmarks import synthetic
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+from benchmarks.high_water import high_water
 n = int(sys.argv[1])
-base = peak()
+base = high_water()
 steps, snap = {}, synthetic.snapshot(n)
 columns = sum(c.nbytes for c in snap.columns.values()) / (1 << 20)
 def step(name, work):
@@ -65,7 +65,7 @@ for x in some[:3]:
     assert sizes[0][x.row] == len(tcb.row(x.row).rows)
     shares = np.flatnonzero(pages[some.index(x)].toarray())
     assert set(shares.tolist()) - {x.row} <= set(sharing.row(x.row).rows.tolist())
-json.dump({"steps": steps, "beyond": peak() - base - columns, "columns": columns}, sys.stdout)
+json.dump({"steps": steps, "beyond": high_water() - base - columns, "columns": columns}, sys.stdout)
 """
 
 
