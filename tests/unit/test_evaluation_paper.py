@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from benchmarks.evaluation import paper, report
 from benchmarks.evaluation.facts import all_of
-from benchmarks.evaluation.saved import snapshots
+from benchmarks.evaluation.saved import SAVED, snapshots
 
 from osmosis.formats.svg import to_svg
 from osmosis.graph.sets import PDSet
@@ -80,6 +80,14 @@ def test_the_page_says_what_the_snapshots_say():
     assert "Made from `tests/data/evaluation`" in page, again
     for part in (report.layers, report.claims, report.findings):
         assert [line for line in part(SNAPSHOTS) if line not in measured] == [], again
+
+
+def test_the_page_is_what_the_command_writes(tmp_path):
+    copy = tmp_path / report.PAGE.name
+    copy.write_text(report.PAGE.read_text())
+
+    assert report.report(SAVED, copy) == 0
+    assert copy.read_text() == report.PAGE.read_text()
 
 
 def test_every_figure_of_the_page_is_there():
